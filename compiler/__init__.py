@@ -1,0 +1,1 @@
+"""A float graph becomes a quantized graph, then an engine."""

@@ -1,0 +1,1 @@
+"""Text and the token batches made of it."""

@@ -1,0 +1,1 @@
+"""Compare a result with its original, and judge it."""

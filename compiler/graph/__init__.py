@@ -1,0 +1,1 @@
+"""Questions about an `onnx_ir.Model`; nothing here changes one."""

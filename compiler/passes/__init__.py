@@ -1,0 +1,1 @@
+"""One rewrite a file, each a frozen dataclass whose fields are its options."""

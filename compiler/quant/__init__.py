@@ -1,0 +1,1 @@
+"""The arithmetic of quantization: arrays in, arrays out, no graph."""

@@ -1,0 +1,1 @@
+"""What a compilation says about itself."""
