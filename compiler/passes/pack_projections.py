@@ -1,0 +1,105 @@
+"""Compute query, key and value with one MatMulNBits: one dispatch, and the input quantized once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from castline.compiler.passes.replace import remove_unused
+
+_DOMAIN = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class PackProjections:
+    """The three projections of a GroupQueryAttention are stacked along N, in its packed form."""
+
+    def __call__(self, model: ir.Model) -> dict[str, str]:
+        """Rewrite `model` in place; return the attentions left alone, with the reason."""
+        declined: dict[str, str] = {}
+        for node in list(model.graph):
+            if node.op_type != "GroupQueryAttention":
+                continue
+            projections = [_projection(value) for value in node.inputs[:3]]
+            reason = _declined(projections)
+            if reason:
+                declined[str(node.name)] = reason
+                continue
+            _pack(model.graph, node, [p for p in projections if p is not None])
+        return declined
+
+
+def _projection(value: ir.Value | None) -> ir.Node | None:
+    producer = value.producer() if value is not None else None
+    if value is None or producer is None or producer.op_type != "MatMulNBits":
+        return None
+    return producer if len(value.consumers()) == 1 else None
+
+
+def _declined(projections: list[ir.Node | None]) -> str | None:
+    found = [node for node in projections if node is not None]
+    if len(found) < len(projections):
+        return "something stands between a projection and the attention"
+    if len({node.inputs[0] for node in found}) > 1:
+        return "the projections read different values"
+    if len({_form(node) for node in found}) > 1:
+        return "the projections are quantized in different ways"
+    return None
+
+
+def _form(node: ir.Node) -> tuple[object, ...]:
+    attributes = tuple(node.attributes.get_int(a, 0) for a in ("K", "bits", "block_size"))
+    return (*attributes, *(value is None for value in node.inputs[1:]))
+
+
+def _pack(graph: ir.Graph, attention: ir.Node, projections: list[ir.Node]) -> None:
+    path = str(attention.name).rpartition("/")[0]
+    attributes = dict(projections[0].attributes.items())
+    sizes = [node.attributes.get_int("N", 0) for node in projections]
+    attributes["N"] = ir.AttrInt64("N", sum(sizes))
+    inputs: list[ir.Value | None] = [projections[0].inputs[0]]
+    for position in range(1, len(projections[0].inputs)):
+        parts = [node.inputs[position] for node in projections]
+        present = [part for part in parts if part is not None]
+        inputs.append(_stacked(graph, present, f"{path}/qkv_proj") if present else None)
+    packed = ir.Node(
+        _DOMAIN,
+        "MatMulNBits",
+        inputs,
+        list(attributes.values()),
+        name=f"{path}/qkv_proj/MatMulNBits",
+    )
+    output = packed.outputs[0]
+    first = projections[0].outputs[0]
+    output.name, output.type = f"{packed.name}_output_0", first.type
+    if first.shape is not None:
+        output.shape = ir.Shape([*first.shape[:2], sum(sizes)])
+    graph.insert_before(attention, packed)
+    attention.replace_input_with(0, output)
+    attention.replace_input_with(1, None)
+    attention.replace_input_with(2, None)
+    remove_unused(graph, projections)
+
+
+def _stacked(graph: ir.Graph, parts: list[ir.Value], path: str) -> ir.Value:
+    tensors = [part.const_value for part in parts if part.const_value is not None]
+    assert len(tensors) == len(parts), "weights of projections are initializers"
+    dtype = tensors[0].dtype
+    rows = sum(int(tensor.shape.numpy()[0]) for tensor in tensors)
+    shape = ir.Shape([rows, *tensors[0].shape.numpy()[1:]])
+    suffix = str(parts[0].name).rpartition(".weight")[2] or ".bias"
+    name = f"{path.removeprefix('/').replace('/', '.')}.weight{suffix}"
+
+    def read() -> ir.Tensor:
+        return ir.Tensor(np.concatenate([t.numpy() for t in tensors]), dtype=dtype, name=name)
+
+    value = ir.Value(
+        name=name,
+        shape=shape,
+        type=ir.TensorType(dtype),
+        const_value=ir.LazyTensor(read, dtype=dtype, shape=shape, name=name),
+    )
+    graph.initializers.add(value)
+    return value

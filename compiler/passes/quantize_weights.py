@@ -1,0 +1,115 @@
+"""Quantize weights: each chosen matrix becomes codes behind a DequantizeLinear."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from castline.compiler.graph.linears import Linear, linears
+from castline.compiler.passes.promised_matrix import Array, PromisedParts
+from castline.compiler.passes.replace import remove_unused
+from castline.compiler.quant.round_to_nearest import quantize
+from castline.compiler.quant.scheme import WeightScheme
+
+_CODE_TYPES = {
+    (4, True): ir.DataType.INT4,
+    (4, False): ir.DataType.UINT4,
+    (8, True): ir.DataType.INT8,
+    (8, False): ir.DataType.UINT8,
+}
+
+
+@dataclass
+class Quantized:
+    """What a run of the pass did, for the outcome."""
+
+    linears: list[str] = field(default_factory=list)
+    """Names of the matrices that were quantized."""
+
+    regrouped: Counter[tuple[int, int | None]] = field(default_factory=Counter)
+    """(K, group used instead, None for per channel) -> number of matrices."""
+
+    def notes(self, scheme: WeightScheme) -> tuple[str, ...]:
+        """Return a sentence for every K that the scheme's group does not divide."""
+        return tuple(
+            f"group {scheme.group_size} does not divide K = {k}: "
+            f"{'one scale per channel' if group is None else f'group {group}'} used for {count} linears"
+            for (k, group), count in sorted(self.regrouped.items(), key=lambda item: item[0][0])
+        )
+
+
+@dataclass(frozen=True)
+class QuantizeWeights:
+    """Round-to-nearest quantization of the linears of the layers, or of the head."""
+
+    scheme: WeightScheme
+    head: bool = False
+    """Whether the head is meant, and not the layers."""
+
+    def __call__(self, model: ir.Model) -> Quantized:
+        """Rewrite `model` in place; nothing is read before the model is written."""
+        done = Quantized()
+        for linear in linears(model):
+            if linear.is_head != self.head:
+                continue
+            group = self.scheme.group_for(linear.k)
+            if group != self.scheme.group_size:
+                done.regrouped[linear.k, group] += 1
+            _quantize(model.graph, linear, self.scheme)
+            done.linears.append(linear.name)
+        return done
+
+
+def _quantize(graph: ir.Graph, linear: Linear, scheme: WeightScheme) -> None:
+    weight = linear.weight
+    codes, scales, zero_points = _promised(linear, scheme)
+    parts = [codes, scales] if zero_points is None else [codes, scales, zero_points]
+    for part in parts:
+        graph.initializers.add(part)
+    group = scheme.group_for(linear.k)
+    attributes = {"axis": 1} if group is None else {"axis": 0, "block_size": group}
+    path = str(linear.node.name).rpartition("/")[0]
+    node = ir.node("DequantizeLinear", parts, attributes, name=f"{path}/DequantizeLinear")
+    dequantized = node.outputs[0]
+    dequantized.name = f"{path}/DequantizeLinear_output_0"
+    dequantized.shape = ir.Shape([linear.k, linear.n])
+    dequantized.type = ir.TensorType(weight.dtype or ir.DataType.FLOAT)
+    graph.insert_before(linear.node, node)
+    previous = linear.node.inputs[1]
+    assert previous is not None, "MatMul has two inputs"
+    linear.node.replace_input_with(1, dequantized)
+    producer = previous.producer()
+    if producer is not None:
+        remove_unused(graph, [producer])
+    elif not weight.consumers():
+        graph.initializers.pop(str(weight.name))
+
+
+def _promised(linear: Linear, scheme: WeightScheme) -> tuple[ir.Value, ir.Value, ir.Value | None]:
+    tensor = linear.weight.const_value
+    assert tensor is not None, "initializers have tensors"
+    float_type = linear.weight.dtype or ir.DataType.FLOAT
+    group = scheme.group_for(linear.k)
+
+    def compute() -> tuple[Array, ...]:
+        weights = tensor.numpy()
+        matrix = quantize(weights.T if linear.transposed else weights, scheme, float_type.numpy())
+        parts = (matrix.codes, matrix.scales, matrix.zero_points)
+        flat = parts if group is not None else (parts[0], *(_row(p) for p in parts[1:]))
+        return tuple(part for part in flat if part is not None)
+
+    promised = PromisedParts(compute, parts=2 if scheme.symmetric else 3)
+    code_type = _CODE_TYPES[scheme.bits, scheme.symmetric]
+    scale_shape = (linear.n,) if group is None else (linear.k // group, linear.n)
+    codes = promised.promise(0, code_type, (linear.k, linear.n), f"{linear.name}_quantized")
+    scales = promised.promise(1, float_type, scale_shape, f"{linear.name}_scale")
+    if scheme.symmetric:
+        return codes, scales, None
+    return codes, scales, promised.promise(2, code_type, scale_shape, f"{linear.name}_zero_point")
+
+
+def _row(part: Array | None) -> Array | None:
+    """Return [1, N] as [N]: per-channel DequantizeLinear takes a vector."""
+    return None if part is None else part[0]

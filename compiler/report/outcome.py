@@ -1,0 +1,74 @@
+"""Say what an export, a compilation or a check came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from castline.compiler.report.figures import LanguageFigures, Speed, TensorFigures, Verdict
+from castline.compiler.report.plain import PlainValues, plain_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOutcome(PlainValues):
+    """What `castline export` wrote."""
+
+    output: Path
+    source: str
+    architecture: str
+    layers: int
+    dtype: str
+    nodes: int
+    bytes: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(PlainValues):
+    """How a result compares with its original."""
+
+    language: LanguageFigures | None
+    """None: not measured, as for a model that is no language model."""
+    tensors: TensorFigures | None
+    verdicts: Sequence[Verdict]
+    """One for each threshold of the recipe; none when the gate was off."""
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts)
+
+    def to_json(self) -> dict[str, object]:
+        """The fields by name; a verdict also says whether it passed."""
+        verdicts = [{**plain_fields(one), "passed": one.passed} for one in self.verdicts]
+        return {**super().to_json(), "verdicts": verdicts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOutcome(Comparison):
+    """What `castline compile` wrote, and how it compares with the original."""
+
+    output: Path
+    source: str
+    recipe: str
+    target: str
+    original_bytes: int
+    bytes: int
+    original_speed: Speed | None
+    speed: Speed | None
+    bits_per_weight: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+    not_executed: tuple[str, ...] = ()
+    """What could not be run here, such as an engine for want of a GPU, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOutcome(Comparison):
+    """How an output compares with the original now."""
+
+    output: Path
+    against: str
+    seconds: float
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,84 @@
+"""Keep the keys and values of past tokens inside ONNX Runtime, from one run to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from castline.compiler.targets.runtime import onnxruntime_module
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """What the graph says about its cache.
+
+    `pairs` names the input and the output of each cache tensor; `sizes` has the KV heads and the
+    head size of each; `element_type` is their `onnx.TensorProto.DataType`, and `device` where they
+    live ("cpu" or "cuda").
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    sizes: tuple[tuple[int, int], ...]
+    element_type: int
+    device: str
+
+    def allocate(self, batch: int, length: int) -> list[onnxruntime.OrtValue]:
+        """Return one tensor [batch, heads, length, size] a pair; what it holds is undefined."""
+        value = onnxruntime_module().OrtValue
+        return [
+            value.ortvalue_from_shape_and_type(
+                [batch, heads, length, head_size], self.element_type, self.device
+            )
+            for heads, head_size in self.sizes
+        ]
+
+
+class Cache(Protocol):
+    """Binds past and present of every layer to a run."""
+
+    def bind(self, binding: onnxruntime.IOBinding) -> None:
+        """Bind before a run, after the other outputs are bound."""
+        ...
+
+    def keep(self, presents: list[onnxruntime.OrtValue]) -> None:
+        """Take the cache outputs of the run that has ended, in the order of the pairs."""
+        ...
+
+
+class GrowingCache:
+    """A cache whose present outputs, allocated by ONNX Runtime, are the next run's past."""
+
+    def __init__(self, layout: CacheLayout, batch: int) -> None:
+        self._layout = layout
+        self._past = layout.allocate(batch, 0)
+
+    def bind(self, binding: onnxruntime.IOBinding) -> None:
+        for (past, present), value in zip(self._layout.pairs, self._past, strict=True):
+            binding.bind_ortvalue_input(past, value)
+            binding.bind_output(present, self._layout.device)
+
+    def keep(self, presents: list[onnxruntime.OrtValue]) -> None:
+        self._past = presents
+
+
+class SharedCache:
+    """A cache of a fixed capacity, which the graph updates in place.
+
+    Past and present of a layer are one buffer. Only operators made for it work so:
+    com.microsoft.GroupQueryAttention takes the number of valid rows from the attention mask.
+    """
+
+    def __init__(self, layout: CacheLayout, batch: int, capacity: int) -> None:
+        self._layout = layout
+        self._buffers = layout.allocate(batch, capacity)
+
+    def bind(self, binding: onnxruntime.IOBinding) -> None:
+        for (past, present), value in zip(self._layout.pairs, self._buffers, strict=True):
+            binding.bind_ortvalue_input(past, value)
+            binding.bind_ortvalue_output(present, value)
+
+    def keep(self, presents: list[onnxruntime.OrtValue]) -> None:
+        assert len(presents) == len(self._buffers), "bind() bound one output for each buffer"

@@ -1,0 +1,32 @@
+"""The `onnx` target: the neutral graph as it is, in standard operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.targets.target import Built
+from castline.progress import Progress
+
+
+@dataclass(frozen=True)
+class Onnx:
+    """Runs wherever opset 23 does; ONNX Runtime multiplies by the low-bit codes even so."""
+
+    name: str = "onnx"
+    dtype: ir.DataType = ir.DataType.FLOAT
+    shares_cache: bool = False
+
+    def require(self, recipe: Recipe, dtype: ir.DataType) -> None:
+        """Everything that a recipe can say has a standard form."""
+
+    def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:  # noqa: ARG002
+        """Leave the neutral graph as it is."""
+        return ()
+
+    def build(self, folder: Path, context_length: int, progress: Progress) -> Built:  # noqa: ARG002
+        """Nothing is built beyond the model."""
+        return Built(facts={})

@@ -1,0 +1,81 @@
+"""Load ONNX Runtime, and a model into it, and say in words why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from castline.errors import TargetError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Logits: TypeAlias = NDArray[np.float32]
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+LOG_FATAL_ONLY = 4  # what it refuses reaches the caller as an exception, in full
+REFUSALS = (
+    "EPFail",
+    "EngineError",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NoModel",
+    "NoSuchFile",
+    "NotImplemented",
+    "RuntimeException",
+)
+
+
+def onnxruntime_module() -> ModuleType:
+    """Return the module `onnxruntime`, or raise TargetError that says how to install it."""
+    try:
+        import onnxruntime  # noqa: PLC0415 - optional: CPU and CUDA builds exclude each other
+    except ImportError as error:
+        raise TargetError(
+            "ONNX Runtime is not installed. Install it with `pip install castline[cpu]`, or "
+            "`pip install castline[cuda]` for NVIDIA GPUs."
+        ) from error
+    return onnxruntime  # type: ignore[no-any-return]
+
+
+def inference_session(
+    model: Path, threads: int | None, providers: Sequence[str] | None
+) -> onnxruntime.InferenceSession:
+    """Return the model loaded by ONNX Runtime, or raise TargetError with its reason."""
+    onnxruntime = onnxruntime_module()
+    available = onnxruntime.get_available_providers()
+    wanted = list(providers or [name for name in PROVIDERS if name in available])
+    if missing := [name for name in wanted if name not in available]:
+        raise TargetError(
+            f"ONNX Runtime here has no {', '.join(missing)}, only {', '.join(available)}. For "
+            "NVIDIA GPUs install `castline[cuda]` in the place of `castline[cpu]`."
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = LOG_FATAL_ONLY
+    options.intra_op_num_threads = threads or 0
+    try:
+        return onnxruntime.InferenceSession(str(model), options, providers=wanted)
+    except runtime_errors() as error:
+        raise TargetError(f"{model}: ONNX Runtime cannot load it: {error}") from error
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions by which ONNX Runtime says no; they have no base of their own."""
+    state = onnxruntime_module().capi.onnxruntime_pybind11_state
+    return (RuntimeError, *(getattr(state, name) for name in REFUSALS))
+
+
+def float32_from_ortvalue(value: onnxruntime.OrtValue) -> Logits:
+    """Return a tensor on the host as float32, without a copy if that is what it is."""
+    if value.data_type() == "tensor(bfloat16)":
+        import torch  # noqa: PLC0415 - NumPy has no bfloat16, and torch takes seconds to import
+
+        return np.asarray(torch.from_dlpack(value).float().numpy())
+    return np.asarray(value.numpy(), dtype=np.float32)

@@ -1,0 +1,52 @@
+"""Say what every target can do: refuse a recipe early, lower the neutral graph, build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import onnx_ir as ir
+
+from castline.compiler.recipes.recipe import Recipe
+from castline.progress import Progress
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did beyond the ONNX files."""
+
+    facts: dict[str, object]
+    """For the manifest; holds no times."""
+    notes: tuple[str, ...] = ()
+    not_executed: tuple[str, ...] = ()
+    """What could not be run on this machine, a sentence each."""
+
+
+class Target(Protocol):
+    """A runtime that Castline compiles for."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The type of what is not quantized, unless the user asks for another."""
+        ...
+
+    @property
+    def shares_cache(self) -> bool:
+        """Whether the lowered graph appends to its cache in place."""
+        ...
+
+    def require(self, recipe: Recipe, dtype: ir.DataType) -> None:
+        """Raise TargetError if this target cannot do what the recipe asks for, or is missing."""
+        ...
+
+    def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:
+        """Rewrite the neutral graph in place for this target; return notes for the outcome."""
+        ...
+
+    def build(self, folder: Path, context_length: int, progress: Progress) -> Built:
+        """Make what the runtime loads from the written model in `folder`."""
+        ...

@@ -1,0 +1,1 @@
+"""Build TensorRT-RTX engines from lowered ONNX files, on machines with and without a GPU."""

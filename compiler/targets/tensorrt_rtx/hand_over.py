@@ -1,0 +1,52 @@
+"""Hand a saved model over to TensorRT: add what only TensorRT reads, leave the weights alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from castline.compiler.targets.tensorrt_rtx.reading import external_files, read_proto
+
+# TensorRT's ONNX parser reads this attribute into IAttention::setDecomposable. It is no part of the
+# ONNX operator, so it is written into TensorRT's own copy only.
+DECOMPOSABLE = "TRT_decomposable"
+
+
+def hand_over(model: Path, folder: Path) -> Path:
+    """Return the file for TensorRT: `model` itself, or a copy in `folder` where marks are due.
+
+    Every Attention node gets the integer attribute TRT_decomposable = 1: without it the build ends
+    where no dedicated kernel exists, which is so in float32, at head sizes below 16 and above 256,
+    and for some graphs at one token a row. Where a kernel exists, the engine is the same.
+
+    The copy holds the graph alone and links to the weights.
+
+    Raises:
+        TargetError: the file or its weight file is missing, or is not ONNX.
+    """
+    proto = read_proto(model)
+    graph = gs.import_onnx(proto)
+    due = [n for n in graph.nodes if n.op == "Attention" and not n.domain and not _is_marked(n)]
+    if not due:
+        return model
+    for node in due:
+        node.attrs[DECOMPOSABLE] = 1
+    marked = gs.export_onnx(graph)
+    # The exporter writes its own default version, which need not know the operators in use.
+    marked.ir_version = proto.ir_version
+    copy = folder / model.name
+    onnx.save(marked, copy)
+    for name in external_files(proto):
+        _link(folder / name, model.parent / name)
+    return copy
+
+
+def _is_marked(node: gs.Node) -> bool:
+    return bool(node.attrs.get(DECOMPOSABLE) == 1)
+
+
+def _link(link: Path, weights: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(weights.resolve())

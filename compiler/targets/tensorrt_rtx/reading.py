@@ -1,0 +1,72 @@
+"""Read the graph of a saved ONNX file and leave its weights where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from castline.errors import TargetError
+
+
+def read_proto(model: Path) -> onnx.ModelProto:
+    """Return the protobuf of `model`, its external tensors still references.
+
+    Raises:
+        TargetError: the file is missing or is not ONNX, or a weight file that it names is missing.
+    """
+    try:
+        proto = onnx.load(model, load_external_data=False)
+    except FileNotFoundError as error:
+        raise TargetError(f"{model}: no such file; write the lowered ONNX model first") from error
+    except DecodeError as error:
+        raise TargetError(f"{model}: not an ONNX file ({error}); export it again") from error
+    missing = [name for name in external_files(proto) if not (model.parent / name).is_file()]
+    if missing:
+        raise TargetError(
+            f"{model}: its weight file {', '.join(missing)} is missing from {model.parent}; "
+            "keep the model and its weight files together, or export it again"
+        )
+    return proto
+
+
+def external_files(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the weight files that `proto` refers to, relative to its folder, sorted."""
+    return tuple(
+        sorted(
+            {
+                entry.value
+                for tensor in proto.graph.initializer
+                for entry in tensor.external_data
+                if entry.key == "location"
+            }
+        )
+    )
+
+
+def read_graph(model: Path) -> ir.Model:
+    """Return the graph of `model` with inferred types; a tensor is read only when asked for.
+
+    Raises:
+        TargetError: as `read_proto`.
+    """
+    # Types come from the proto, so that rewrites that left a value untyped do not hide its dtype.
+    typed = onnx.shape_inference.infer_shapes(read_proto(model))
+    graph_model = ir.from_proto(typed)
+    ir.external_data.set_base_dir(graph_model.graph, model.parent)
+    return graph_model
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield every node: of the graph, of its subgraphs, and of the model's functions."""
+    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+    for function in model.functions.values():
+        yield from ir.traversal.RecursiveGraphIterator(function)
+
+
+def node_name(node: ir.Node) -> str:
+    """Return the node's name, or what it computes when it has none."""
+    return node.name or f"the node that computes {node.outputs[0].name}"

@@ -1,0 +1,81 @@
+"""The `tensorrt-rtx` target: an engine for NVIDIA GPUs, built with or without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.targets.target import Built
+from castline.compiler.targets.tensorrt_rtx.build import build_engine
+from castline.compiler.targets.tensorrt_rtx.environment import (
+    not_executed,
+    require_builder,
+    runnable_here,
+)
+from castline.compiler.targets.tensorrt_rtx.profile import Profile
+from castline.errors import TargetError
+from castline.progress import Progress
+
+ENGINE = "model.engine"
+
+
+@dataclass(frozen=True)
+class TensorRTRTX:
+    """Strongly typed engines; INT4 weights in symmetric groups stay INT4 inside."""
+
+    name: str = "tensorrt-rtx"
+    dtype: ir.DataType = ir.DataType.FLOAT16
+    shares_cache: bool = False
+    profile: Profile = field(default_factory=Profile)
+    compute_capabilities: tuple[str, ...] = ()
+
+    def require(self, recipe: Recipe, dtype: ir.DataType) -> None:  # noqa: ARG002
+        """Raise TargetError for zero-points of 4 bits, which TensorRT-RTX refuses."""
+        schemes = {
+            "weights": recipe.weights_scheme,
+            "head": recipe.head_scheme,
+            "embedding": recipe.embedding_scheme,
+        }
+        refused = [name for name, scheme in schemes.items() if scheme and not scheme.symmetric]
+        if refused:
+            raise TargetError(
+                f"The tensorrt-rtx target takes no zero-points, and recipe {recipe.name!r} has them "
+                f"in {', '.join(refused)}. Use w4a16-rtn-sym, or --set "
+                f"{refused[0]}.symmetric=true."
+            )
+        require_builder()
+
+    def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:  # noqa: ARG002
+        """Leave the neutral graph as it is: its standard operators are TensorRT's native form."""
+        return ()
+
+    def build(self, folder: Path, context_length: int, progress: Progress) -> Built:
+        """Build model.engine beside the ONNX model."""
+        facts = build_engine(
+            folder / "model.onnx",
+            folder / ENGINE,
+            profile=self.profile.clipped(context_length),
+            compute_capabilities=self.compute_capabilities,
+            progress=progress,
+        )
+        reason = runnable_here()
+        kept = {True: "stay low-bit", False: "were expanded", None: "are not low-bit"}
+        notes = (
+            f"engine: {facts.bytes / 1e6:.0f} MB, weights {kept[facts.weights_kept_low_bit]}, "
+            f"built in {facts.seconds:.0f} s with {facts.peak_memory_bytes / 1e9:.1f} GB",
+            *facts.remarks,
+        )
+        return Built(
+            facts={
+                "engine": ENGINE,
+                "tensorrt_rtx": facts.tensorrt_version,
+                "compute_capabilities": list(facts.compute_capabilities) or "default",
+                "profiles": [dict(profile) for profile in facts.profiles],
+                "weights_kept_low_bit": facts.weights_kept_low_bit,
+            },
+            notes=notes,
+            not_executed=() if reason is None else (not_executed(reason),),
+        )

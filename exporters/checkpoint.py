@@ -1,0 +1,170 @@
+"""Open a checkpoint from a folder, a GGUF file or the Hub: names first, tensors one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from castline.errors import CheckpointError
+from castline.exporters.readers import hub
+from castline.exporters.readers.config_file import read_config
+from castline.exporters.readers.gguf_file import GgufReader
+from castline.exporters.readers.gguf_header import MAGIC
+from castline.exporters.readers.mapped import opened
+from castline.exporters.readers.shards import open_weights
+from castline.exporters.readers.tensors import Array, TensorReader, TensorSpec, non_finite_count
+from castline.exporters.readers.tokenizer import (
+    FolderTokenizer,
+    GgufTokenizer,
+    TokenizerSource,
+    writing_to,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+__all__ = ["Checkpoint", "TensorSpec", "open_checkpoint"]
+
+_CONFIG = "config.json"
+_HASH_BLOCK = 8 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's configuration, the names of its tensors, and the way to read each of them."""
+
+    source: str
+    """What it was opened from, as the user wrote it."""
+    config: PretrainedConfig
+    reader: TensorReader
+    tokenizer_source: TokenizerSource
+    config_file: Path | None
+    """The config.json it was opened with; None where the weight file holds the configuration."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorSpec]:
+        """Shape and dtype of every tensor under its Hugging Face parameter name."""
+        return self.reader.tensors
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the weights, in name order."""
+        return self.reader.files
+
+    def read(self, name: str) -> Array:
+        """Return one tensor in the shape and dtype of its spec; KeyError for an unknown name.
+
+        The array is the caller's own, though its pages may be mapped from the file. Raises
+        CheckpointError when it holds NaN or Inf, or when its file changed since it was opened.
+        """
+        spec = self.tensors[name]
+        array = self.reader.read(name)
+        assert (array.shape, array.dtype) == (spec.shape, spec.dtype), f"reader broke {name}'s spec"
+        if count := non_finite_count(array):
+            raise CheckpointError(
+                f"{self.reader.file_of(name)}: {name} holds {count} of {spec.size} values that "
+                "are NaN or Inf. Nothing sound can be compiled from them; get the checkpoint again."
+            )
+        return array
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the checkpoint's tokenizer, loaded once. Raises CheckpointError without one."""
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.tokenizer_source.load()
+
+    def save_tokenizer(self, folder: Path) -> tuple[str, ...]:
+        """Write tokenizer and generation settings into an existing folder; return the file names.
+
+        Raises CheckpointError without a tokenizer, OutputError when a file cannot be written.
+        """
+        return self.tokenizer_source.save(folder)
+
+    def save_config(self, folder: Path) -> tuple[str, ...]:
+        """Write config.json, without any quantization_config, into an existing folder.
+
+        Returns the names of the files written. Raises OutputError when it cannot be written.
+        """
+        fields = json.loads(self.config.to_json_string())
+        fields.pop("quantization_config", None)
+        with writing_to(folder):
+            text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False)
+            (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
+        return (_CONFIG,)
+
+    def sha256(self, advance: Callable[[int], None] | None = None) -> str:
+        """Return the SHA-256, in hex, of the weight files in name order and then config.json.
+
+        The files' bytes follow one another without separators, so for a checkpoint of one file and
+        no config.json this is the file's own SHA-256. `advance` is told the bytes of each block
+        that was read; `hashed_bytes` is their sum.
+        """
+        digest = hashlib.sha256()
+        for path in self._hashed_files:
+            with opened(path) as file:
+                while block := file.read(_HASH_BLOCK):
+                    digest.update(block)
+                    if advance is not None:
+                        advance(len(block))
+        return digest.hexdigest()
+
+    @property
+    def hashed_bytes(self) -> int:
+        """How many bytes `sha256` reads."""
+        return sum(path.stat().st_size for path in self._hashed_files)
+
+    @property
+    def _hashed_files(self) -> tuple[Path, ...]:
+        return self.files if self.config_file is None else (*self.files, self.config_file)
+
+
+def open_checkpoint(source: str | Path, *, trust_remote_code: bool = False) -> Checkpoint:
+    """Open a Hugging Face folder, a GGUF file, or a model of the Hub by its id, org/name.
+
+    Only names, shapes and dtypes are read. A text that exists as a path, begins with a dot, a slash
+    or a tilde, or ends in .gguf is a path, and so is every Path; only other texts are looked up on
+    the Hub. Nothing of the checkpoint is executed unless `trust_remote_code` allows the Python code
+    it brings. Raises CheckpointError for whatever cannot be found, read or trusted,
+    UnsupportedArchitectureError for a model type that transformers does not know.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _open_folder(path, str(source), trust_remote_code)
+    if path.is_file():
+        return _open_file(path, str(source))
+    if isinstance(source, str) and hub.is_hub_id(source):
+        folder = hub.download(source, trust_remote_code=trust_remote_code)
+        return _open_folder(folder, source, trust_remote_code)
+    raise CheckpointError(
+        f"{source} does not exist. Name a folder with config.json and weights, a GGUF file, or a "
+        "model of the Hub by its id, org/name."
+    )
+
+
+def _open_folder(folder: Path, source: str, trust_remote_code: bool) -> Checkpoint:
+    config = read_config(folder, trust_remote_code=trust_remote_code)
+    tokenizer = FolderTokenizer(folder, trust_remote_code=trust_remote_code)
+    return Checkpoint(source, config, open_weights(folder), tokenizer, folder / _CONFIG)
+
+
+def _open_file(path: Path, source: str) -> Checkpoint:
+    if path.suffix != ".gguf" and not _begins_with_magic(path):
+        raise CheckpointError(
+            f"{path} is no GGUF file. For safetensors and .bin weights name their folder, "
+            f"{path.parent}, which must hold config.json too."
+        )
+    reader = GgufReader(path)
+    config = reader.config()
+    return Checkpoint(source, config, reader, GgufTokenizer(path, config), None)
+
+
+def _begins_with_magic(path: Path) -> bool:
+    with opened(path) as file:
+        return file.read(len(MAGIC)) == MAGIC

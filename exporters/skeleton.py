@@ -1,0 +1,176 @@
+"""Cut a model to one or two layers of each kind, with weights that take no memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from castline.errors import UnsupportedArchitectureError
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model of a few real layers, and what the whole model would have been."""
+
+    model: torch.nn.Module
+    """The cut model; its parameters are untouched memory, its buffers are real."""
+
+    stack: str
+    """Path of the ModuleList that holds the layers, such as "model.layers"."""
+
+    kinds: tuple[int, ...]
+    """Kind of every layer of the whole model, numbered by first appearance."""
+
+    kept: tuple[int, ...]
+    """The layers of the whole model that the cut one has, in order: up to two of each kind."""
+
+    shapes: dict[str, tuple[int, ...]]
+    """Shape of every parameter of the whole model, tied ones under their first name."""
+
+    aliases: dict[str, str]
+    """Name of a tied parameter -> name under which it is stored."""
+
+    parameters: int
+    """Number of elements of the whole model, tied ones counted once."""
+
+
+def skeleton(config: PretrainedConfig) -> Skeleton:
+    """Build the cut model of a decoder's configuration.
+
+    Layers are compared by class, scalar attributes and parameter shapes, so kinds that only a
+    module knows (dense first layers, layers without positions) are told apart like those that the
+    configuration lists.
+    """
+    config = copy.deepcopy(config)
+    with _parameters_without_memory():
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    model.eval().requires_grad_(False)
+    model.tie_weights()
+    shapes, aliases = _named_shapes(model)
+    elements = sum(torch.Size(shape).numel() for shape in shapes.values())
+
+    stack, layers = _layer_stack(model, config)
+    kinds = _kinds(layers, getattr(config, "layer_types", None))
+    kept = tuple(
+        i for i, kind in enumerate(kinds) if kinds[:i].count(kind) < 2
+    )  # the second of a kind proves that the first one generalizes
+    _keep_layers(model, stack, layers, kept)
+    for part in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
+        _cut_config(part, len(kinds), kept)
+    _allocate_untouched(model)
+    return Skeleton(model, stack, kinds, kept, shapes, aliases, elements)
+
+
+@contextmanager
+def _parameters_without_memory() -> Iterator[None]:
+    """Put parameters on the meta device while buffers stay real: rotary frequencies are needed."""
+    register = torch.nn.Module.register_parameter
+
+    def register_on_meta(
+        module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None
+    ) -> None:
+        if parameter is not None:
+            parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = register_on_meta
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register
+
+
+def _named_shapes(model: torch.nn.Module) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    stored: dict[int, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    aliases: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = stored.setdefault(id(parameter), name)
+        if first == name:
+            shapes[name] = tuple(parameter.shape)
+        else:
+            aliases[name] = first
+    return shapes, aliases
+
+
+def _layer_stack(
+    model: torch.nn.Module, config: PretrainedConfig
+) -> tuple[str, torch.nn.ModuleList]:
+    depth = config.num_hidden_layers
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth
+    ]
+    if len(found) != 1:
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__}: expected one list of {depth} layers "
+            f"(config.json: num_hidden_layers), found {len(found)}."
+        )
+    return found[0]
+
+
+def _kinds(layers: torch.nn.ModuleList, layer_types: list[str] | None) -> tuple[int, ...]:
+    numbers: dict[object, int] = {}
+    kinds = []
+    for i, layer in enumerate(layers):
+        signature = (_signature(layer), layer_types[i] if layer_types else None)
+        kinds.append(numbers.setdefault(signature, len(numbers)))
+    return tuple(kinds)
+
+
+def _signature(layer: torch.nn.Module) -> tuple[object, ...]:
+    modules = tuple(
+        (name, type(module).__qualname__, _scalars(module))
+        for name, module in layer.named_modules()
+    )
+    tensors = tuple(
+        (name, tuple(tensor.shape))
+        for named in (layer.named_parameters(), layer.named_buffers())
+        for name, tensor in named
+    )
+    return modules, tensors
+
+
+def _scalars(module: torch.nn.Module) -> tuple[tuple[str, object], ...]:
+    return tuple(
+        (key, value)
+        for key, value in sorted(vars(module).items())
+        if key != "layer_idx" and isinstance(value, bool | int | float | str)
+    )
+
+
+def _keep_layers(
+    model: torch.nn.Module, stack: str, layers: torch.nn.ModuleList, kept: tuple[int, ...]
+) -> None:
+    chosen = torch.nn.ModuleList([layers[i] for i in kept])
+    for index, layer in enumerate(chosen):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index  # the cache is indexed by it
+    model.set_submodule(stack, chosen)
+
+
+def _cut_config(config: PretrainedConfig, depth: int, kept: tuple[int, ...]) -> None:
+    for key, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == depth:
+            setattr(config, key, [value[i] for i in kept])
+    config.num_hidden_layers = len(kept)
+
+
+def _allocate_untouched(model: torch.nn.Module) -> None:
+    """Give meta parameters memory whose pages are never touched; export refuses meta beside real."""
+    replaced: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) not in replaced:
+                empty = torch.empty(parameter.shape, dtype=torch.float32)
+                replaced[id(parameter)] = torch.nn.Parameter(empty, requires_grad=False)
+            module._parameters[name] = replaced[id(parameter)]

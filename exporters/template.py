@@ -1,0 +1,246 @@
+"""Take the layers of a traced decoder apart: shared prologue, one template a kind, epilogue."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from castline.errors import UnsupportedArchitectureError
+from castline.exporters import names
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_ROOT = "m."  # the traced wrapper holds the model under this name
+
+
+@dataclass(frozen=True)
+class LayerTemplate:
+    """The nodes of one traced layer and the values through which it touches the rest."""
+
+    index: int
+    nodes: tuple[ir.Node, ...]
+    carry_in: ir.Value
+    """The hidden state that the layer reads, [batch, sequence, hidden]."""
+    carry_out: ir.Value
+    """The hidden state that it hands on."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A traced decoder in parts; together they hold every node of `model` once."""
+
+    model: ir.Model
+    stack: str
+    prologue: tuple[ir.Node, ...]
+    layers: tuple[LayerTemplate, ...]
+    epilogue: tuple[ir.Node, ...]
+
+
+def template(model: ir.Model, stack: str, layers: int) -> Template:
+    """Split a traced graph; `stack` is the path of its `layers` layers, such as "model.layers".
+
+    Raises UnsupportedArchitectureError when a layer does not hand on exactly one hidden state.
+    """
+    _sizes_from_tokens(model.graph)
+    varying = _varying(model.graph)
+    owner = _owners(model.graph, stack, varying)
+    own_nodes: list[list[ir.Node]] = [[] for _ in range(layers)]
+    for node, layer in owner.items():
+        own_nodes[layer].append(node)
+
+    parts = tuple(_layer(i, tuple(nodes), owner, varying) for i, nodes in enumerate(own_nodes))
+    after = _downstream(parts[-1].carry_out, owner)
+    prologue = tuple(n for n in model.graph if n not in owner and n not in after)
+    epilogue = tuple(n for n in model.graph if n in after)
+    return Template(model, stack, prologue, parts, epilogue)
+
+
+def scope(node: ir.Node) -> tuple[str, ...]:
+    """Return the module paths a node was traced in, outermost first: ("model", "model.norm")."""
+    listed = node.metadata_props.get(_SCOPES)
+    if listed is None:
+        return ()
+    paths = ast.literal_eval(listed)[:-1]  # the last entry is the operation
+    return tuple(path.removeprefix(_ROOT) for path in paths if path.startswith(_ROOT))
+
+
+def _sizes_from_tokens(graph: ir.Graph) -> None:
+    """Take batch, past and total lengths from input_ids and attention_mask alone.
+
+    The exporter reads them off whichever cache came last, which ties every graph to that layer and
+    fails for caches that are allocated longer than they are filled.
+    """
+    inputs = {value.name: value for value in graph.inputs}
+    tokens, mask = inputs[names.INPUT_IDS], inputs[names.ATTENTION_MASK]
+    first = graph[0]
+
+    def size(of: ir.Value, axis: int) -> ir.Value:
+        node = ir.node("Shape", [of], {"start": axis, "end": axis + 1})
+        graph.insert_before(first, node)
+        return node.outputs[0]
+
+    past: ir.Value | None = None
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Shape" else None
+        if source is None or not (source.name or "").startswith("past_key_values."):
+            continue
+        axis = node.attributes.get_int("start", 0)
+        if node.attributes.get_int("end", 4) != axis + 1 or axis not in (0, 2):
+            raise UnsupportedArchitectureError(
+                f"The traced graph reads the shape of {source.name} in a way that has no equivalent "
+                "in input_ids and attention_mask."
+            )
+        if axis == 0:
+            replacement = size(tokens, 0)
+        else:
+            if past is None:
+                node_past = ir.node("Sub", [size(mask, 1), size(tokens, 1)])
+                graph.insert_before(first, node_past)
+                past = node_past.outputs[0]
+            replacement = past
+        replacement.shape, replacement.type = ir.Shape([1]), ir.TensorType(ir.DataType.INT64)
+        node.outputs[0].replace_all_uses_with(replacement)
+        graph.remove(node, safe=True)
+
+
+def _varying(graph: ir.Graph) -> set[ir.Value]:
+    """Return the values that depend on a weight or a cache: those that differ between layers."""
+    plain = {names.INPUT_IDS, names.ATTENTION_MASK, names.POSITION_IDS}
+    varying = {value for value in graph.inputs if value.name not in plain}
+    sources = set(graph.inputs)
+    for node in graph:
+        if node.op_type in ("Shape", "Size") and node.inputs[0] in sources:
+            continue  # the size of an input is the same for every layer
+        if any(value in varying for value in node.inputs):
+            varying.update(node.outputs)
+    return varying
+
+
+def _owners(graph: ir.Graph, stack: str, varying: set[ir.Value]) -> dict[ir.Node, int]:
+    """Return the layer that each node belongs to, leaving out what all layers share."""
+    owner: dict[ir.Node, int] = {}
+    unscoped: list[ir.Node] = []
+    for node in graph:
+        if not any(value in varying for value in node.outputs):
+            continue
+        paths = scope(node)
+        if not paths:
+            unscoped.append(node)  # Split nodes lose their metadata in the exporter
+            continue
+        layer = _layer_of(paths, stack)
+        if layer is not None:
+            owner[node] = layer
+    for node in unscoped:
+        around = [p for p in node.predecessors() if p in owner]
+        around += [s for s in node.successors() if s in owner]
+        if around:
+            owner[node] = min(owner[n] for n in node.successors() if n in owner)
+    order = {node: i for i, node in enumerate(graph)}
+    return dict(sorted(owner.items(), key=lambda item: order[item[0]]))
+
+
+def _layer_of(paths: tuple[str, ...], stack: str) -> int | None:
+    prefix = stack + "."
+    for path in paths:
+        if path.startswith(prefix):
+            return int(path[len(prefix) :].split(".")[0])
+    return None
+
+
+def _layer(
+    index: int, nodes: tuple[ir.Node, ...], owner: dict[ir.Node, int], varying: set[ir.Value]
+) -> LayerTemplate:
+    carries_in = {
+        value
+        for node in nodes
+        for value in node.inputs
+        if value in varying and not value.is_graph_input() and owner.get(value.producer()) != index  # type: ignore[union-attr]
+    }
+    carries_out = {
+        value
+        for node in nodes
+        for value in node.outputs
+        if any(owner.get(user) != index for user in value.consumers())
+    }
+    if len(carries_in) != 1 or len(carries_out) != 1:
+        raise UnsupportedArchitectureError(
+            f"Layer {index} of the traced model reads {len(carries_in)} values of other layers and "
+            f"hands on {len(carries_out)}; stamping needs exactly one hidden state: in "
+            f"{sorted(v.name or '?' for v in carries_in)}, out "
+            f"{sorted(v.name or '?' for v in carries_out)}."
+        )
+    return LayerTemplate(index, nodes, carries_in.pop(), carries_out.pop())
+
+
+def _downstream(value: ir.Value, owner: dict[ir.Node, int]) -> set[ir.Node]:
+    found: set[ir.Node] = set()
+    pending = [n for n in value.consumers() if n not in owner]
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending.extend(node.successors())
+    return found
+
+
+def check_same_kind(a: LayerTemplate, b: LayerTemplate, stack: str) -> None:
+    """Prove that two layers of a kind differ in nothing but their weights, caches and input.
+
+    Raises UnsupportedArchitectureError that names the first node in which they differ.
+    """
+    paired: dict[ir.Value, ir.Value] = {a.carry_in: b.carry_in}
+    if [n.op_type for n in a.nodes] != [n.op_type for n in b.nodes]:
+        only = Counter(n.op_type for n in a.nodes) - Counter(n.op_type for n in b.nodes)
+        _refuse(a, b, f"their operations differ ({dict(only)})")
+    for left, right in zip(a.nodes, b.nodes, strict=True):
+        if _attributes(left) != _attributes(right):
+            _refuse(a, b, f"attributes of {left.op_type} {left.name} differ")
+        if len(left.inputs) != len(right.inputs):
+            _refuse(a, b, f"{left.op_type} {left.name} has another number of inputs")
+        for x, y in zip(left.inputs, right.inputs, strict=True):
+            if not _corresponds(x, y, paired, a, b, stack):
+                _refuse(a, b, f"{left.op_type} {left.name} reads {_name(x)} against {_name(y)}")
+        paired.update(zip(left.outputs, right.outputs, strict=True))
+
+
+def _corresponds(
+    x: ir.Value | None,
+    y: ir.Value | None,
+    paired: dict[ir.Value, ir.Value],
+    a: LayerTemplate,
+    b: LayerTemplate,
+    stack: str,
+) -> bool:
+    if x is None or y is None or x is y:
+        return x is y
+    if x in paired:
+        return paired[x] is y
+    if x.const_value is not None and y.const_value is not None:
+        return np.array_equal(x.const_value.numpy(), y.const_value.numpy())
+    return at_layer(x.name or "", stack, a.index, b.index) == y.name
+
+
+def at_layer(name: str, stack: str, source: int, target: int) -> str:
+    """Return the name that a weight or cache of layer `source` has in layer `target`."""
+    for prefix in (f"{stack}.", "past_key_values.", "present."):
+        if name.startswith(f"{prefix}{source}."):
+            return f"{prefix}{target}.{name[len(prefix) + len(str(source)) + 1 :]}"
+    return name
+
+
+def _attributes(node: ir.Node) -> dict[str, object]:
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
+def _name(value: ir.Value | None) -> str:
+    return "nothing" if value is None else str(value.name)
+
+
+def _refuse(a: LayerTemplate, b: LayerTemplate, reason: str) -> None:
+    raise UnsupportedArchitectureError(
+        f"Layers {a.index} and {b.index} of the traced model should be alike, but {reason}; "
+        "stamping one for the other would be wrong."
+    )

@@ -1,0 +1,86 @@
+"""The entry of the command line: `castline COMMAND ...`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+import castline
+from castline.cli.check import check
+from castline.cli.compile import compile_checkpoint
+from castline.cli.doctor import doctor
+from castline.cli.export import export
+from castline.cli.generate import generate
+from castline.cli.inspect import inspect
+from castline.cli.recipes import recipes
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 an error, in words on stderr; 2 wrong usage; 3 built, but too far from "
+    "the original; 130 interrupted."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # Failures shows errors, and all of them in one way
+    rich_markup_mode="markdown",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # --max_new_tokens is what people of this field often type for --max-new-tokens.
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"castline {castline.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=EXIT_CODES)
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Compile Hugging Face checkpoints into quantized, checked models that run.
+
+    **Begin with:** castline compile MODEL -o OUT, then castline generate OUT "Hello!"
+    """
+
+
+for _name, _command in (
+    ("compile", compile_checkpoint),
+    ("export", export),
+    ("generate", generate),
+    ("check", check),
+    ("inspect", inspect),
+    ("recipes", recipes),
+    ("doctor", doctor),
+):
+    app.command(_name, epilog=EXIT_CODES, no_args_is_help=_name not in ("recipes", "doctor"))(
+        _command
+    )
+
+
+def main() -> None:
+    """Run the command line with the process's arguments; it exits, and does not return."""
+    if "--debug" not in sys.argv:
+        _hush_libraries()
+    app()
+
+
+def _hush_libraries() -> None:
+    """Keep the libraries' warnings and bars from stderr: what matters, Castline says itself."""
+    warnings.simplefilter("ignore")
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_TELEMETRY", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)

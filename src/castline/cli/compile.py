@@ -1,0 +1,110 @@
+"""castline compile: from a checkpoint to a quantized, checked folder that runs."""
+
+# ruff: noqa: PLC0415 - the compiler imports torch, which takes seconds that --help does not have.
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from castline.cli.export import NOTHING_WRITTEN
+from castline.cli.failures import Failures
+from castline.cli.options import (
+    AsJson,
+    Debug,
+    Dtype,
+    EvaluationText,
+    Output,
+    Overwrite,
+    Quiet,
+    Source,
+    Threads,
+    TrustRemoteCode,
+)
+from castline.cli.shown_progress import shown_progress
+
+Target = Literal["onnx", "onnxruntime", "tensorrt-rtx"]
+
+
+def compile_checkpoint(
+    source: Source,
+    *,
+    output: Output,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            "-r",
+            metavar="NAME|FILE",
+            help="How to quantize: a preset (castline recipes lists them) or a YAML file.",
+        ),
+    ] = "w4a16-rtn",
+    target: Annotated[
+        Target,
+        typer.Option(
+            "--target",
+            "-t",
+            help="onnx: standard operators, runs anywhere. onnxruntime: its fast kernels, and "
+            "onnxruntime-genai. tensorrt-rtx: an engine for NVIDIA GPUs, built without one.",
+        ),
+    ] = "onnxruntime",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the recipe, such as weights.group_size=64. May be repeated.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="The dtype of what is not quantized. Default: what suits the target."),
+    ] = None,
+    evaluation_text: EvaluationText = None,
+    no_gate: Annotated[
+        bool, typer.Option("--no-gate", help="Publish whatever the comparison says.")
+    ] = False,
+    overwrite: Overwrite = False,
+    threads: Threads = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Quantize a checkpoint, compile it for a target, and check it against the original.
+
+    The result is compared with the original on held-out text: perplexity, KL divergence and how
+    often both think the same token likeliest. If it is further away than the recipe allows, the
+    command ends with exit code 3 and writes nothing. --no-gate publishes nevertheless.
+
+    **Example:** castline compile HuggingFaceTB/SmolLM2-135M-Instruct --recipe w4a16-rtn
+    --target onnxruntime -o build/smollm2, then castline generate build/smollm2 "Why is ice light?"
+    """
+    with Failures(debug=debug, interrupted=NOTHING_WRITTEN):
+        from castline.compiler.recipes.load import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        from castline.compiler.pipeline import compile_model
+
+        with shown_progress(quiet=quiet) as progress:
+            outcome = compile_model(
+                source,
+                output,
+                recipe=loaded,
+                target=target,
+                dtype=dtype,
+                evaluation_text=evaluation_text,
+                gate=not no_gate,
+                overwrite=overwrite,
+                threads=threads,
+                trust_remote_code=trust_remote_code,
+                progress=progress,
+            )
+        if as_json:
+            typer.echo(json.dumps(outcome.to_json(), indent=2))
+            return
+        from castline.cli.tables import show_compiled
+
+        show_compiled(outcome)

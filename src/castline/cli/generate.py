@@ -1,0 +1,156 @@
+"""castline generate: text out of an output folder."""
+
+# ruff: noqa: PLC0415 - onnxruntime takes time that --help does not have.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from castline.cli.failures import Failures
+from castline.cli.machine import gpus
+from castline.cli.numbers import significant
+from castline.cli.options import AsJson, Debug, Quiet, Threads
+from castline.errors import CastlineError, TargetError
+
+if TYPE_CHECKING:
+    from castline.cli.answer import Clock
+
+
+def generate(
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A folder that compile or export wrote, or an .onnx file in one.",
+            show_default=False,
+        ),
+    ],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to say to the model.", show_default=False)
+    ],
+    *,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Stop after so many tokens at the latest.")
+    ] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0: the likeliest token each time. Higher: more varied.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the fewest tokens with this much probability.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Draw from so many of the likeliest tokens.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1: tokens that were there already become less likely.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
+    ] = False,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Generate text with a compiled model, streamed to stdout as it comes.
+
+    Afterwards stderr tells the speed, and how this model compares with its original. The answer
+    ends at the model's stop tokens, at --max-new-tokens, or when its context is full.
+
+    **Example:** castline generate build/smollm2 "Why is ice light?" --temperature 0.7 --seed 1
+    """
+    with Failures(debug=debug):
+        refuse_engine(output)
+        from castline.cli.answer import Clock, text_pieces
+        from castline.cli.chat import speaker
+        from castline.compiler.targets.sampling import Sampling
+        from castline.compiler.targets.session import DecoderSession
+
+        sampling = Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        folder = output if output.is_dir() else output.parent
+        speaking = speaker(folder)
+        session = DecoderSession.open(output, threads=threads)
+        tokens = speaking.tokens(prompt, raw=raw)
+        _require_tokens(tokens)
+        import numpy as np
+
+        clock = Clock(len(tokens))
+        answer = session.generate(
+            np.array([tokens], dtype=np.int64),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=speaking.stop,
+        )
+        pieces = text_pieces(speaking.tokenizer, clock.timed(answer))
+        if as_json:
+            document = {"prompt": prompt, "text": "".join(pieces), **clock.to_json()}
+            typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+            return
+        for piece in pieces:
+            typer.echo(piece, nl=False)
+        typer.echo()
+        if not quiet:
+            _show_figures(folder, clock)
+
+
+def refuse_engine(output: Path) -> None:
+    """Raise TargetError for an engine, which ONNX Runtime cannot run."""
+    if not output.exists():
+        raise TargetError(
+            f"{output} does not exist. Give a folder that `castline compile` or `castline export` "
+            "wrote."
+        )
+    engines = sorted(output.glob("*.engine")) if output.is_dir() else [output]
+    if not engines or engines[0].suffix != ".engine":
+        return
+    graph = engines[0].with_name("model.onnx")
+    instead = (
+        f" The graph it was built from runs on the CPU: castline generate {graph} PROMPT."
+        if graph.is_file()
+        else ""
+    )
+    if not gpus():
+        raise TargetError(
+            f"{engines[0]}: is a TensorRT-RTX engine, which needs an NVIDIA GPU, and this machine "
+            f"shows none (nvidia-smi). Run it where there is one.{instead}"
+        )
+    raise TargetError(
+        f"{engines[0]}: is a TensorRT-RTX engine, and this version of Castline builds engines but "
+        f"does not run them yet. Use the TensorRT-RTX runtime.{instead}"
+    )
+
+
+def _require_tokens(tokens: list[int]) -> None:
+    if not tokens:
+        raise CastlineError("the prompt is empty: there is nothing to continue. Give a PROMPT.")
+
+
+def _show_figures(folder: Path, clock: Clock) -> None:
+    from castline.cli.comparison import comparison_lines
+    from castline.compiler.report.record import read_report
+
+    prefill, decode = _rate(clock.prefill), _rate(clock.decode)
+    typer.echo(
+        f"\ntokens: {clock.new_tokens} after a prompt of {clock.prompt_tokens}; "
+        f"prefill {prefill}, decode {decode}",
+        err=True,
+    )
+    report: Mapping[str, object] | None = read_report(folder)
+    for line in comparison_lines(report or {}):
+        typer.echo(line, err=True)
+
+
+def _rate(rate: float | None) -> str:
+    return "too short to tell" if rate is None else f"{significant(rate)} tokens/s"

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.recipes.load import load_recipe, preset_names, preset_text, recipe_yaml
+from castline.errors import RecipeError
+
+WRONG = """\
+name: mine
+weigths: null
+weights:
+  bits: 3
+  group_sise: 64
+  symmetric: yes please
+head: int8
+gate:
+  perplexity_ratio: -1
+  top1_agreement: 65
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("float", None),
+        ("w4a16-rtn", WeightScheme(bits=4, group_size=128, symmetric=False)),
+        ("w4a16-rtn-sym", WeightScheme(bits=4, group_size=128, symmetric=True)),
+        ("w8a16-rtn", WeightScheme(bits=8, group_size=None, symmetric=True)),
+    ],
+)
+def test_presets_say_what_their_names_say(name: str, scheme: WeightScheme | None) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.weights_scheme == scheme
+    assert recipe.head_scheme is None
+
+
+def test_every_preset_has_a_gate_and_a_description() -> None:
+    for name in preset_names():
+        recipe = load_recipe(name)
+        assert recipe.description
+        assert recipe.thresholds.perplexity_ratio is not None
+        assert recipe.thresholds.top1_agreement is not None
+
+
+def test_an_override_changes_one_field() -> None:
+    recipe = load_recipe("w4a16-rtn", ["weights.group_size=64", "gate.kl_divergence=1e-1"])
+    assert recipe.weights_scheme == WeightScheme(bits=4, group_size=64, symmetric=False)
+    assert recipe.thresholds.kl_divergence == 0.1
+    assert recipe.thresholds.perplexity_ratio == 1.5
+
+
+def test_overrides_make_a_section_where_there_was_none() -> None:
+    overrides = ["head.bits=8", "head.group_size=per-channel", "head.symmetric=true"]
+    recipe = load_recipe("w4a16-rtn", overrides)
+    assert recipe.head_scheme == WeightScheme(bits=8, group_size=None, symmetric=True)
+
+
+def test_an_override_can_remove_a_section() -> None:
+    assert load_recipe("w4a16-rtn", ["weights=null"]).weights_scheme is None
+
+
+def test_a_file_is_read_back_from_its_yaml(tmp_path: Path) -> None:
+    recipe = load_recipe("w8a16-rtn", ["name=mine"])
+    file = tmp_path / "mine.yaml"
+    file.write_text(recipe_yaml(recipe))
+    assert load_recipe(file) == recipe
+
+
+def test_all_that_is_wrong_is_said_at_once_with_lines_and_near_misses(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(WRONG)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    complaints = str(caught.value).splitlines()
+    expected = [
+        "line 2: weigths: there is no such field (did you mean weights?)",
+        "line 3: weights.group_size: is missing; expected 32, 64, 128",
+        "line 4: weights.bits: expected 4 or 8; found 3.",
+        "line 5: weights.group_sise: there is no such field (did you mean group_size?)",
+        "line 6: weights.symmetric: expected true (no zero-points) or false; found yes please.",
+        "line 7: head: expected keep, or a section with bits, group_size and symmetric; found int8",
+        "line 9: gate.perplexity_ratio: expected the largest result / original perplexity",
+        "line 10: gate.top1_agreement: expected the smallest share",
+    ]
+    assert len(complaints) == len(expected)
+    for complaint, words in zip(complaints, expected, strict=True):
+        assert complaint.startswith(f"{file}, {words}")
+
+
+def test_a_wrong_override_is_named_as_it_was_given() -> None:
+    with pytest.raises(RecipeError, match=r"override 'weights.bits=3': weights.bits: expected 4"):
+        load_recipe("w4a16-rtn", ["weights.bits=3"])
+
+
+@pytest.mark.parametrize("override", ["weights.bits", "=4"])
+def test_an_override_needs_a_field_and_a_value(override: str) -> None:
+    with pytest.raises(RecipeError, match="expected FIELD=VALUE"):
+        load_recipe("w4a16-rtn", [override])
+
+
+def test_an_unknown_preset_lists_the_presets_and_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"did you mean w4a16-rtn.*float, w4a16-rtn, w4a16"):
+        load_recipe("w4a16-rtm")
+    with pytest.raises(RecipeError, match="there is no recipe 'x'"):
+        preset_text("x")
+
+
+def test_a_missing_file_is_not_taken_for_a_preset(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"mine\.yaml does not exist"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_a_folder_and_a_binary_file_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read as a recipe: Is a directory"):
+        load_recipe(tmp_path)
+    (tmp_path / "model.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="expected YAML in UTF-8"):
+        load_recipe(tmp_path / "model.yaml")

@@ -1,0 +1,156 @@
+"""Build the smallest graphs that show what TensorRT-RTX takes and refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+Value = tuple[str, int, list[int | str]]
+SaveGraph = Callable[..., Path]
+SaveLinear = Callable[..., Path]
+SaveAttention = Callable[..., Path]
+
+
+@pytest.fixture
+def save_graph(tmp_path: Path) -> SaveGraph:
+    """Save a graph; with `external`, all initializers but the smallest go to model.onnx.data."""
+
+    def save(
+        nodes: Sequence[onnx.NodeProto],
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        initializers: Sequence[onnx.TensorProto] = (),
+        *,
+        external: bool = False,
+    ) -> Path:
+        graph = helper.make_graph(
+            nodes,
+            "graph",
+            [helper.make_tensor_value_info(*value) for value in inputs],
+            [helper.make_tensor_value_info(*value) for value in outputs],
+            initializers,
+        )
+        opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
+        path = tmp_path / "model" / "model.onnx"
+        path.parent.mkdir(exist_ok=True)
+        onnx.save(
+            model,
+            path,
+            save_as_external_data=external,
+            location="model.onnx.data",
+            size_threshold=100,
+        )
+        return path
+
+    return save
+
+
+@pytest.fixture
+def save_linear(save_graph: SaveGraph) -> SaveLinear:
+    """Save `inputs_embeds [batch, sequence, K] @ weight [K, N]`, in fp16 or in blocks along K."""
+
+    def save(
+        k: int = 64,
+        n: int = 16,
+        *,
+        block: int | None = None,
+        zero_points: Sequence[int] | None = None,
+        weight_type: int = TensorProto.INT4,
+        external: bool = False,
+    ) -> Path:
+        codes = np.random.default_rng(0).integers(0, 8, (k, n))
+        weight = numpy_helper.from_array(codes.astype(np.float16), "proj.weight")
+        initializers, nodes, right = [weight], [], "proj.weight"
+        if block is not None:
+            low_bit = helper.tensor_dtype_to_np_dtype(weight_type)
+            scales = np.full((k // block, n), 0.5, np.float16)
+            initializers = [
+                numpy_helper.from_array(codes.astype(low_bit), "proj.weight"),
+                numpy_helper.from_array(scales, "proj.scale"),
+            ]
+            names = ["proj.weight", "proj.scale"]
+            if zero_points is not None:
+                zeros = np.resize(zero_points, scales.shape).astype(low_bit)
+                initializers.append(numpy_helper.from_array(zeros, "proj.zero"))
+                names.append("proj.zero")
+            right = "proj.float"
+            dequantize = helper.make_node(
+                "DequantizeLinear", names, [right], "proj/dequantize", axis=0, block_size=block
+            )
+            nodes.append(dequantize)
+        nodes.append(helper.make_node("MatMul", ["inputs_embeds", right], ["y"], "proj"))
+        half = TensorProto.FLOAT16
+        return save_graph(
+            nodes,
+            [("inputs_embeds", half, ["batch", "sequence", k])],
+            [("y", half, ["batch", "sequence", n])],
+            initializers,
+            external=external,
+        )
+
+    return save
+
+
+@pytest.fixture
+def save_attention(save_graph: SaveGraph) -> SaveAttention:
+    """Save a decoder's core: keys and values from one embedding, the cache joined outside.
+
+    The embedding is `[batch, sequence, 2 * head]`; there are two heads.
+    """
+
+    def save(
+        dtype: int = TensorProto.FLOAT16,
+        head: int = 64,
+        *,
+        marked: bool = False,
+        outputs: int = 1,
+        external: bool = False,
+    ) -> Path:
+        heads = np.array([0, 0, 2, head], np.int64)
+        merged = np.array([0, 0, 2 * head], np.int64)
+        ones = np.ones(2 * head, helper.tensor_dtype_to_np_dtype(dtype))
+        marks = {"TRT_decomposable": 1} if marked else {}
+        results = ["attended", "k", "v", "scores"][:outputs]
+        key, value = "past_key_values.0.key", "past_key_values.0.value"
+        nodes = [
+            helper.make_node("RMSNormalization", ["inputs_embeds", "norm.weight"], ["x"], "norm"),
+            helper.make_node("Reshape", ["x", "heads"], ["split"], "split"),
+            helper.make_node("Transpose", ["split"], ["q"], "heads_first", perm=[0, 2, 1, 3]),
+            helper.make_node("Concat", [key, "q"], ["present.0.key"], "join_key", axis=2),
+            helper.make_node("Concat", [value, "q"], ["present.0.value"], "join_value", axis=2),
+            helper.make_node(
+                "Attention",
+                ["q", "present.0.key", "present.0.value"],
+                results,
+                "layers.0.attention",
+                **marks,
+            ),
+            helper.make_node("Transpose", ["attended"], ["back"], "back", perm=[0, 2, 1, 3]),
+            helper.make_node("Reshape", ["back", "merged"], ["y"], "merge"),
+        ]
+        cache = ["batch", 2, "past", head]
+        grown = ["batch", 2, "total", head]
+        embeds = ["batch", "sequence", 2 * head]
+        return save_graph(
+            nodes,
+            [("inputs_embeds", dtype, embeds), (key, dtype, cache), (value, dtype, cache)],
+            [
+                ("y", dtype, embeds),
+                ("present.0.key", dtype, grown),
+                ("present.0.value", dtype, grown),
+            ],
+            [
+                numpy_helper.from_array(ones, "norm.weight"),
+                numpy_helper.from_array(heads, "heads"),
+                numpy_helper.from_array(merged, "merged"),
+            ],
+            external=external,
+        )
+
+    return save

@@ -1,0 +1,97 @@
+"""Hand a saved model over to TensorRT: add what only TensorRT reads, leave the weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from castline.compiler.targets.tensorrt_rtx.hand_over import hand_over
+from castline.compiler.targets.tensorrt_rtx.refusals import refusals
+
+SaveAttention = Callable[..., Path]
+SaveLinear = Callable[..., Path]
+
+
+def graph_of(model: Path) -> onnx.GraphProto:
+    return onnx.load(model, load_external_data=False).graph
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "copy"
+    path.mkdir()
+    return path
+
+
+def test_a_model_without_attention_is_handed_over_as_it_is(
+    save_linear: SaveLinear, folder: Path
+) -> None:
+    model = save_linear(external=True)
+    assert hand_over(model, folder) == model
+    assert list(folder.iterdir()) == []
+
+
+def test_a_marked_model_is_handed_over_as_it_is(
+    save_attention: SaveAttention, folder: Path
+) -> None:
+    model = save_attention(marked=True)
+    assert hand_over(model, folder) == model
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_attention_is_marked_in_a_copy(
+    save_attention: SaveAttention, folder: Path, dtype: int
+) -> None:
+    model = save_attention(dtype, external=True)
+    before = model.read_bytes()
+
+    copy = hand_over(model, folder)
+
+    assert model.read_bytes() == before
+    assert refusals(copy) == ()
+    weights = folder / "model.onnx.data"
+    assert weights.is_symlink()
+    assert weights.resolve() == model.parent / "model.onnx.data"
+    marks = {node.name: node.attribute for node in graph_of(copy).node}
+    assert [a.name for a in marks["layers.0.attention"] if a.i == 1] == ["TRT_decomposable"]
+
+
+def test_the_copy_differs_by_the_mark_alone(save_attention: SaveAttention, folder: Path) -> None:
+    model = save_attention(TensorProto.BFLOAT16, external=True)
+    copy = onnx.load(hand_over(model, folder), load_external_data=False)
+    original = onnx.load(model, load_external_data=False)
+    assert copy.ir_version == original.ir_version
+    assert [(o.domain, o.version) for o in copy.opset_import if o.domain == ""] == [("", 23)]
+    assert list(copy.graph.input) == list(original.graph.input)
+    assert list(copy.graph.output) == list(original.graph.output)
+    tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
+    assert [tensors[tensor.name] for tensor in original.graph.initializer] == list(
+        original.graph.initializer
+    )
+    for node in copy.graph.node:
+        unmarked = [a for a in node.attribute if a.name != "TRT_decomposable"]
+        del node.attribute[:]
+        node.attribute.extend(unmarked)
+    assert list(copy.graph.node) == list(original.graph.node)
+
+
+def test_int4_references_survive_the_copy(
+    save_linear: SaveLinear, save_attention: SaveAttention, folder: Path
+) -> None:
+    low_bit = onnx.load(save_linear(block=32, external=True), load_external_data=False)
+    weights = [t for t in low_bit.graph.initializer if t.data_type == TensorProto.INT4]
+    data = save_linear(block=32, external=True).parent / "model.onnx.data"
+    stored = data.read_bytes()
+    model = save_attention()
+    data.write_bytes(stored)
+    both = onnx.load(model)
+    both.graph.initializer.extend(weights)
+    both.graph.node.append(helper.make_node("Identity", ["proj.weight"], ["also"], "also"))
+    both.graph.output.append(helper.make_tensor_value_info("also", TensorProto.INT4, [64, 16]))
+    onnx.save(both, model)
+    tensors = {tensor.name: tensor for tensor in graph_of(hand_over(model, folder)).initializer}
+    assert tensors["proj.weight"] == weights[0]

@@ -1,0 +1,126 @@
+"""List what TensorRT-RTX would refuse in a graph, before any time is spent on building it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from castline.compiler.targets.tensorrt_rtx.refusals import Finding, grouped, refusals, remarks
+
+SaveLinear = Callable[..., Path]
+SaveAttention = Callable[..., Path]
+SaveGraph = Callable[..., Path]
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_symmetric_int4_is_accepted(save_linear: SaveLinear, external: bool) -> None:
+    model = save_linear(block=32, external=external)
+    assert refusals(model) == ()
+    assert remarks(model) == ()
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_zero_points_that_are_zero_are_accepted(save_linear: SaveLinear, external: bool) -> None:
+    assert refusals(save_linear(block=32, zero_points=[0], external=external)) == ()
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_one_zero_point_that_is_not_zero_is_refused(
+    save_linear: SaveLinear, external: bool
+) -> None:
+    (refusal,) = refusals(save_linear(block=32, zero_points=[0, 0, 3], external=external))
+    assert refusal.node == "proj/dequantize"
+    assert refusal.operator == "DequantizeLinear"
+    assert "zero points are not zero" in refusal.reason
+
+
+def test_a_computed_zero_point_is_refused(save_linear: SaveLinear) -> None:
+    path = save_linear(block=32, zero_points=[0])
+    model = onnx.load(path)
+    model.graph.node.insert(0, helper.make_node("Identity", ["proj.zero"], ["moved"]))
+    model.graph.node[1].input[2] = "moved"
+    onnx.save(model, path)
+    (refusal,) = refusals(path)
+    assert "computed in the graph" in refusal.reason
+
+
+def test_uint4_weights_are_refused_by_name(save_linear: SaveLinear) -> None:
+    (refusal,) = refusals(save_linear(block=32, weight_type=TensorProto.UINT4))
+    assert refusal.node == "proj/dequantize"
+    assert "proj.weight" in refusal.reason
+
+
+@pytest.mark.parametrize(
+    "operator", ["MatMulNBits", "GroupQueryAttention", "QuickGelu", "SkipLayerNormalization"]
+)
+def test_operators_of_onnx_runtime_are_refused(save_graph: SaveGraph, operator: str) -> None:
+    node = helper.make_node(operator, ["x"], ["y"], "layers.0.op", domain="com.microsoft")
+    model = save_graph([node], [("x", TensorProto.FLOAT16, [2])], [("y", TensorProto.FLOAT16, [2])])
+    (refusal,) = refusals(model)
+    assert (refusal.node, refusal.operator) == ("layers.0.op", operator)
+
+
+def test_a_function_that_the_model_defines_is_accepted(save_graph: SaveGraph) -> None:
+    node = helper.make_node("Twice", ["x"], ["y"], "twice", domain="com.microsoft")
+    path = save_graph([node], [("x", TensorProto.FLOAT16, [2])], [("y", TensorProto.FLOAT16, [2])])
+    model = onnx.load(path)
+    body = [helper.make_node("Add", ["x", "x"], ["y"])]
+    opsets = [helper.make_opsetid("", 23)]
+    function = helper.make_function("com.microsoft", "Twice", ["x"], ["y"], body, opsets)
+    model.functions.append(function)
+    onnx.save(model, path)
+    assert refusals(path) == ()
+
+
+def test_int8_at_run_time_is_refused(save_graph: SaveGraph) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"], "quantize"),
+        helper.make_node("MatMulInteger", ["q", "w"], ["y"], "multiply"),
+    ]
+    model = save_graph(
+        nodes,
+        [("x", TensorProto.FLOAT, [2, 2]), ("w", TensorProto.INT8, [2, 2])],
+        [("y", TensorProto.INT32, [2, 2])],
+    )
+    assert [refusal.node for refusal in refusals(model)] == ["quantize", "multiply"]
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_16_bit_attention_with_its_cache_outside_is_accepted(
+    save_attention: SaveAttention, dtype: int
+) -> None:
+    assert refusals(save_attention(dtype)) == ()
+
+
+def test_attention_that_gives_its_cache_out_is_refused(save_attention: SaveAttention) -> None:
+    (refusal,) = refusals(save_attention(outputs=3))
+    assert refusal.node == "layers.0.attention"
+    assert "only one output" in refusal.reason
+
+
+def test_float32_attention_is_refused_until_it_is_marked(save_attention: SaveAttention) -> None:
+    (refusal,) = refusals(save_attention(TensorProto.FLOAT))
+    assert "float32" in refusal.reason
+    assert refusals(save_attention(TensorProto.FLOAT, marked=True)) == ()
+
+
+@pytest.mark.parametrize(("block", "remarked"), [(16, True), (32, False), (64, False)])
+def test_unusual_int4_blocks_are_remarked_but_not_refused(
+    save_linear: SaveLinear, block: int, remarked: bool
+) -> None:
+    model = save_linear(block=block)
+    assert refusals(model) == ()
+    assert [remark.node for remark in remarks(model)] == ["proj/dequantize"] * remarked
+
+
+def test_many_nodes_with_one_reason_make_one_line() -> None:
+    findings = [Finding(f"n{index}", "Op", "because") for index in range(10)]
+    lines = grouped([*findings, Finding("other", "Op", "for another reason")])
+    assert lines == (
+        "n0, n1, n2, n3, n4, n5, n6, n7 and 2 more (Op): because",
+        "other (Op): for another reason",
+    )

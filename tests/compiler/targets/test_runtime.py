@@ -1,0 +1,113 @@
+"""ONNX Runtime is loaded with what was asked for, or the error says what to do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from castline.compiler.targets.runtime import (
+    float32_from_ortvalue,
+    inference_session,
+    onnxruntime_module,
+    runtime_errors,
+)
+from castline.errors import TargetError
+
+BFLOAT16 = onnx.TensorProto.BFLOAT16
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    one (float[N] x) => (float[N] y) { y = Abs (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_threads_reach_the_session(model: Path) -> None:
+    session = inference_session(model, threads=3, providers=None)
+    assert session.get_session_options().intra_op_num_threads == 3
+    (y,) = session.run(None, {"x": np.array([-2.0], dtype=np.float32)})
+    assert y.tolist() == [2.0]
+
+
+def test_without_threads_the_runtime_decides(model: Path) -> None:
+    session = inference_session(model, threads=None, providers=["CPUExecutionProvider"])
+    assert session.get_session_options().intra_op_num_threads == 0
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_an_absent_provider_is_refused_with_those_there_are(model: Path) -> None:
+    with pytest.raises(TargetError, match=r"no OtherExecutionProvider, only .*CPU"):
+        inference_session(model, None, ["OtherExecutionProvider", "CPUExecutionProvider"])
+
+
+def test_a_corrupt_model_gives_the_runtime_s_reason(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(TargetError, match=r"model\.onnx: ONNX Runtime cannot load it: .*rotobuf"):
+        inference_session(tmp_path / "model.onnx", None, None)
+
+
+def test_an_operator_that_nothing_runs_is_named_and_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "elsewhere" : 1]>
+    one (float[N] x) => (float[N] y) { y = elsewhere.Unheard (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    with pytest.raises(TargetError, match=r"cannot load it: .*elsewhere:Unheard"):
+        inference_session(tmp_path / "model.onnx", None, None)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    weights = onnx.numpy_helper.from_array(np.ones(4, dtype=np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Abs", ["w"], ["y"])],
+        "one",
+        [],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4])],
+        [weights],
+    )
+    opset = [onnx.helper.make_opsetid("", 21)]
+    onnx.save(
+        onnx.helper.make_model(graph, ir_version=10, opset_imports=opset),
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="model.onnx.data",
+        size_threshold=0,
+    )
+    (tmp_path / "model.onnx.data").unlink()
+    with pytest.raises(TargetError, match=r"cannot load it: .*model\.onnx\.data"):
+        inference_session(tmp_path / "model.onnx", None, None)
+
+
+def test_every_refusal_is_an_exception_of_this_onnx_runtime() -> None:
+    assert all(issubclass(error, Exception) for error in runtime_errors())
+
+
+def test_without_onnx_runtime_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(TargetError, match=r"pip install castline\[cpu\].*castline\[cuda\]"):
+        onnxruntime_module()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_tensors_come_back_as_float32(dtype: type) -> None:
+    value = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([[1.5, -2.0]], dtype=dtype))
+    back = float32_from_ortvalue(value)
+    assert back.dtype == np.float32
+    assert back.tolist() == [[1.5, -2.0]]
+
+
+def test_bfloat16_comes_back_as_float32() -> None:
+    bits = torch.tensor([[1.5, -2.0]], dtype=torch.bfloat16).view(torch.int16).numpy()
+    value = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BFLOAT16)
+    assert float32_from_ortvalue(value).tolist() == [[1.5, -2.0]]

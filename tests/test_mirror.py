@@ -1,0 +1,72 @@
+"""Keep the tests at the paths of what they test."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / "tests"
+PACKAGE = ROOT / "src" / "castline"
+LINKED = ("compiler", "exporters", "plugins")
+BESIDE = ("benchmarks", "samples")  # code that is not part of the package
+
+# Tests of no single file, and why.
+OF_NO_FILE = {
+    "test_house.py": "promises of the whole repository",
+    "test_mirror.py": "promises of the whole repository",
+}
+
+# Sources without a test file of their own, and what tests them.
+TESTED_ELSEWHERE: dict[str, str] = {}
+
+
+def source_of(test: Path) -> Path:
+    """Return the path, below the package or the root, of what `test` tests."""
+    relative = test.relative_to(TESTS)
+    root = ROOT if relative.parts[0] in BESIDE else PACKAGE
+    return root / relative.with_name(relative.name.removeprefix("test_"))
+
+
+def expected_test(source: Path) -> Path:
+    """Return where the test of `source` must be."""
+    relative = source.relative_to(PACKAGE)
+    return TESTS / relative.with_name(f"test_{relative.name}")
+
+
+def sources() -> list[Path]:
+    """Return every file of the package, linked folders too, that has a function to test."""
+    folders = [PACKAGE, *(PACKAGE / name for name in LINKED)]
+    found = {file for folder in folders for file in folder.rglob("*.py")}
+    return sorted(file for file in found if has_function(file))
+
+
+def has_function(source: Path) -> bool:
+    """Return whether there is behaviour in `source`; names, types and errors alone have none."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(tree))
+
+
+def test_every_test_file_has_its_source_at_the_same_path() -> None:
+    tests = {test for test in TESTS.rglob("test_*.py") if test.name not in OF_NO_FILE}
+    astray = [str(test.relative_to(TESTS)) for test in tests if not source_of(test).is_file()]
+    assert sorted(astray) == []
+
+
+def test_every_source_with_behaviour_has_a_test_file() -> None:
+    untested = {
+        str(source.relative_to(PACKAGE))
+        for source in sources()
+        if not expected_test(source).is_file()
+    }
+    assert sorted(untested - set(TESTED_ELSEWHERE)) == []
+
+
+def test_no_exception_is_stale() -> None:
+    assert [name for name in OF_NO_FILE if not (TESTS / name).is_file()] == []
+    stale = [
+        name
+        for name in TESTED_ELSEWHERE
+        if not (PACKAGE / name).is_file() or expected_test(PACKAGE / name).is_file()
+    ]
+    assert stale == []
