@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -27,6 +27,16 @@ class Setting:
     name: str
     castline: tuple[str, ...]  # values of --set
     builder: tuple[str, ...]  # values of --extra_options
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How fast both sides are at one setting, tokens per second."""
+
+    setting: Setting
+    medians: Mapping[str, Mapping[str, float]]  # by side: prefill, decode, folder_mb
+    ratio: Mapping[str, float]  # ours by theirs; empty when one side is measured alone
+    runs: tuple[Run, ...]
 
 
 def int4_head(group_size: int) -> tuple[str, ...]:
@@ -92,10 +102,13 @@ def measure(folder: Path, repetitions: int) -> list[dict[str, float]]:
 
 
 def compare(
-    index: int, sides: list[str], options: argparse.Namespace, environment: Mapping[str, str]
-) -> dict[str, object]:
+    setting: Setting,
+    index: int,
+    sides: list[str],
+    options: argparse.Namespace,
+    environment: Mapping[str, str],
+) -> Comparison:
     """Build and measure every side of one setting, turn by turn."""
-    setting = SETTINGS[index]
     folders = {side: prepare(side, index, options.threads, environment) for side in sides}
     runs: list[Run] = []
     for turn in range(options.turns):
@@ -110,14 +123,23 @@ def compare(
         }
         for side in sides
     }
-    return {"setting": asdict(setting), "medians": typical, "runs": runs}
+    return Comparison(setting, typical, ratios(runs) if len(sides) > 1 else {}, tuple(runs))
 
 
-def ratios(typical: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return our speed as a multiple of the builder's; empty when one side is missing."""
-    if set(typical) != {OURS, BUILDER}:
-        return {}
-    return {key: round(typical[OURS][key] / typical[BUILDER][key], 3) for key in SPEEDS}
+def ratios(runs: Sequence[Run]) -> dict[str, float]:
+    """Return our speed as a multiple of the builder's: the median over turns of each turn's ratio.
+
+    Both sides of a turn met the same minute of the machine, so its load falls out.
+    """
+    turns = sorted({int(run["turn"]) for run in runs})
+
+    def speed(side: str, turn: int, key: str) -> float:
+        return median(float(run[key]) for run in runs if (run["side"], run["turn"]) == (side, turn))
+
+    return {
+        key: round(median(speed(OURS, t, key) / speed(BUILDER, t, key) for t in turns), 3)
+        for key in SPEEDS
+    }
 
 
 def main() -> None:
@@ -132,13 +154,10 @@ def main() -> None:
 
     sample_model()
     busy = machine()
-    compared = []
+    compared: list[Comparison] = []
     for index in range(len(SETTINGS)):
-        result = compare(index, sides, options, environment)
-        typical = result["medians"]
-        assert isinstance(typical, dict), "compare() promises medians by side"
-        compared.append({**result, "ratio": ratios(typical)})
-        print_speeds(SETTINGS[index], typical)
+        compared.append(compare(SETTINGS[index], index, sides, options, environment))
+        print_speeds(compared[-1])
     if options.only:
         return
     path = write_result(
@@ -152,22 +171,22 @@ def main() -> None:
             "turns": options.turns,
             "repetitions": options.repetitions,
             "machine": busy,
-            "settings": compared,
+            "settings": [asdict(comparison) for comparison in compared],
         },
     )
     print(f"Kept in {path}")
 
 
-def print_speeds(setting: Setting, typical: Mapping[str, Mapping[str, float]]) -> None:
+def print_speeds(comparison: Comparison) -> None:
     """Print one setting's medians in tokens per second, and our ratio."""
     rows = [
         [side, *(f"{speed[key]:.0f}" for key in SPEEDS), f"{speed['folder_mb']:.0f}"]
-        for side, speed in typical.items()
+        for side, speed in comparison.medians.items()
     ]
-    ratio = ratios(typical)
-    if ratio:
-        rows.append(["ratio", *(f"{ratio[key]:.2f}" for key in SPEEDS), ""])
-    print(f"\n{setting.name}\n{table(['', 'prefill', 'decode', 'MB'], rows)}\n", flush=True)
+    if comparison.ratio:
+        rows.append(["ratio", *(f"{comparison.ratio[key]:.2f}" for key in SPEEDS), ""])
+    header = ["", "prefill", "decode", "MB"]
+    print(f"\n{comparison.setting.name}\n{table(header, rows)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,24 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from castline.compiler.package.genai_config import stop_tokens, write_genai_config
+from castline.compiler.package.companions import (
+    model_bytes,
+    save_companions,
+    save_config_and_tokenizer,
+)
 from castline.compiler.package.manifest import read_manifest, write_manifest
 from castline.compiler.package.publish import publishing
+from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.thresholds import Thresholds
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.report.outcome import CheckOutcome, CompileOutcome, ExportOutcome
 from castline.compiler.report.record import read_report, write_report
 from castline.compiler.targets.catalogue import target_named
-from castline.compiler.targets.target import Built, Target
-from castline.compiler.targets.write import DATA, MODEL, write_model
-from castline.errors import CheckpointError
+from castline.compiler.targets.runtime import onnxruntime_module
+from castline.compiler.targets.target import Built
+from castline.compiler.targets.write import write_model
+from castline.errors import TargetError
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
 from castline.exporters.decoder import Decoder, decoder
 from castline.progress import Progress, SilentProgress
@@ -65,8 +71,7 @@ def export_model(
         exported = decoder(checkpoint, float_type, progress)
         nodes = len(exported.model.graph)
         write_model(exported.model, folder, progress)
-        checkpoint.save_config(folder)
-        notes = _save_tokenizer(checkpoint, folder)
+        notes = save_config_and_tokenizer(checkpoint, folder)
         outcome = ExportOutcome(
             output=output,
             source=source,
@@ -74,7 +79,7 @@ def export_model(
             layers=exported.layers,
             dtype=float_type.numpy().name,
             nodes=nodes,
-            bytes=_model_bytes(folder),
+            bytes=model_bytes(folder),
             seconds=time.perf_counter() - started,
             notes=notes,
         )
@@ -97,7 +102,7 @@ def compile_model(
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> CompileOutcome:
-    """Compile a checkpoint for a target by a recipe, and publish it in `output` if it is near enough.
+    """Compile a checkpoint for a target by a recipe; publish it in `output` if it is near enough.
 
     `dtype` is that of what is not quantized (None: what suits the target); `evaluation_text` is a
     text file, folder or dataset to judge by (None: the shipped text). Raises GateFailedError when a
@@ -106,19 +111,23 @@ def compile_model(
     started = time.perf_counter()
     progress = progress or SilentProgress()
     chosen = target_named(target)
+    chosen.require(recipe)
+    if gate:
+        onnxruntime_module()  # runs the result of every target for the comparison
     with publishing(output, overwrite=overwrite) as folder:
         with progress.stage("Opening the checkpoint"):
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
         float_type = chosen.dtype if dtype is None else _float_type(dtype, checkpoint)
-        chosen.require(recipe, float_type)
+        chosen.require_dtype(float_type)
         text = _held_out_text(checkpoint, evaluation_text, progress) if gate else None
         exported = decoder(checkpoint, float_type, progress)
         context = int(checkpoint.config.max_position_embeddings)
         notes = _quantize(exported, recipe) + chosen.lower(exported.model, context)
         write_model(exported.model, folder, progress)
-        notes += _save_companions(checkpoint, folder, chosen)
+        notes += save_companions(checkpoint, folder, shares_cache=chosen.shares_cache)
         built = chosen.build(folder, context, progress)
         measured = _measure(checkpoint, folder, text, recipe, threads, progress)
+        _require(measured)
         outcome = CompileOutcome(
             output=output,
             source=source,
@@ -128,15 +137,14 @@ def compile_model(
             tensors=measured.tensors if measured else None,
             verdicts=measured.verdicts if measured else (),
             original_bytes=exported.parameters * _ORIGINAL_BYTES,
-            bytes=_model_bytes(folder),
+            bytes=model_bytes(folder),
             original_speed=measured.original_speed if measured else None,
             speed=measured.speed if measured else None,
-            bits_per_weight=8 * _model_bytes(folder) / exported.parameters,
+            bits_per_weight=8 * model_bytes(folder) / exported.parameters,
             seconds=time.perf_counter() - started,
             notes=(*notes, *built.notes),
             not_executed=built.not_executed,
         )
-        _require(outcome)
         write_report(folder, outcome)
         with progress.stage("Writing the manifest"):
             write_manifest(folder, _facts(outcome, checkpoint, recipe, text, built))
@@ -173,8 +181,10 @@ def check_output(
 
 
 def _float_type(dtype: str, checkpoint: Checkpoint) -> ir.DataType:
-    if dtype != AS_STORED:
+    if dtype in DTYPES:
         return DTYPES[dtype]
+    if dtype != AS_STORED:
+        raise TargetError(f"dtype is {dtype!r}; expected {', '.join(DTYPES)} or {AS_STORED}.")
     stored = Counter[str]()
     for spec in checkpoint.tensors.values():
         stored[spec.dtype.name] += spec.size
@@ -183,29 +193,14 @@ def _float_type(dtype: str, checkpoint: Checkpoint) -> ir.DataType:
 
 def _quantize(exported: Decoder, recipe: Recipe) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
-    for scheme, head in ((recipe.weights_scheme, False), (recipe.head_scheme, True)):
+    embedding, head = recipe.embedding_scheme, recipe.head_scheme
+    if embedding is not None:
+        # Where the head is tied to the table and quantized alike, both read the same codes.
+        QuantizeEmbedding(embedding, with_head=head == embedding)(exported.model)
+    for scheme, is_head in ((recipe.weights_scheme, False), (head, True)):
         if scheme is not None:
-            notes += QuantizeWeights(scheme, head=head)(exported.model).notes(scheme)
+            notes += QuantizeWeights(scheme, head=is_head)(exported.model).notes(scheme)
     return notes
-
-
-def _save_companions(checkpoint: Checkpoint, folder: Path, target: Target) -> tuple[str, ...]:
-    """Write what runtimes read beside the model; a checkpoint without a tokenizer is noted."""
-    checkpoint.save_config(folder)
-    notes = _save_tokenizer(checkpoint, folder)
-    stop = stop_tokens(folder, checkpoint.config)
-    write_genai_config(
-        folder, checkpoint.config, shares_cache=target.shares_cache, stop_tokens=stop
-    )
-    return notes
-
-
-def _save_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
-    try:
-        checkpoint.save_tokenizer(folder)
-    except CheckpointError as error:
-        return (f"no tokenizer was written: {error}",)
-    return ()
 
 
 def _held_out_text(checkpoint: Checkpoint, source: str | None, progress: Progress) -> HeldOutText:
@@ -241,15 +236,11 @@ def _measured(
     return measure(checkpoint, folder, text, thresholds, threads=threads, progress=progress)
 
 
-def _require(outcome: CompileOutcome) -> None:
-    if outcome.verdicts:
+def _require(measured: Measured | None) -> None:
+    if measured is not None:
         from castline.compiler.check.gate import require
 
-        require(outcome.verdicts)
-
-
-def _model_bytes(folder: Path) -> int:
-    return sum((folder / name).stat().st_size for name in (MODEL, DATA))
+        require(measured.verdicts)
 
 
 def _facts(

@@ -8,7 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from castline.errors import CheckpointError
+from castline.exporters import names
 from castline.exporters.checkpoint import Checkpoint
+from castline.exporters.readers.tensors import Array
 from castline.exporters.skeleton import Skeleton
 
 _LISTED = 12  # names of one sort that an error spells out before it only counts
@@ -24,19 +26,14 @@ def bind(
     Transpose goes; one that is also read as it is (a tied embedding) keeps its node, and is stored
     once. Raises one CheckpointError for all missing, surplus and misshapen tensors.
     """
-    weights = {str(value.name): value for value in model.graph.inputs if not _is_interface(value)}
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    weights = {name: value for name, value in inputs.items() if not names.is_input(name)}
     stored = _stored_names(weights, skeleton, checkpoint.tensors)
     _require_match(weights, stored, skeleton, checkpoint, ignored)
     for name, value in weights.items():
         model.graph.inputs.remove(value)
         value.name = stored[name]
         _promise(model.graph, value, checkpoint)
-
-
-def _is_interface(value: ir.Value) -> bool:
-    name = str(value.name)
-    plain = ("input_ids", "attention_mask", "position_ids")
-    return name in plain or name.startswith("past_key_values.")
 
 
 def _stored_names(
@@ -47,7 +44,7 @@ def _stored_names(
     stored = {}
     for name in weights:
         first = skeleton.aliases.get(name, name)
-        tied = [first, *(alias for alias, of in skeleton.aliases.items() if of == first)]
+        tied = (first, *(alias for alias, of in skeleton.aliases.items() if of == first))
         stored[name] = next((candidate for candidate in tied if candidate in present), first)
     return stored
 
@@ -61,28 +58,35 @@ def _require_match(
 ) -> None:
     tensors = checkpoint.tensors
     known = {*skeleton.shapes, *skeleton.aliases, *stored.values()}
-    missing = sorted(s for s in stored.values() if s not in tensors)
-    surplus = sorted(t for t in tensors if t not in known and not t.endswith(ignored or ("\0",)))
-    misshapen = []
-    for name, value in weights.items():
-        expected = tuple(value.shape.numpy()) if value.shape is not None else ()
-        found = tensors.get(stored[name])
-        if found is not None and found.shape != expected:
-            misshapen.append(
-                f"{stored[name]} is {list(found.shape)}, config.json makes it {list(expected)}"
-            )
-    if not (missing or surplus or misshapen):
+    expected = {stored[name]: _fixed_shape(value) for name, value in weights.items()}
+    wrong = {
+        "missing": sorted(name for name in expected if name not in tensors),
+        "surplus": sorted(
+            name for name in tensors if name not in known | _ending(tensors, ignored)
+        ),
+        "misshapen": sorted(
+            f"{name} is {list(tensors[name].shape)}, config.json makes it {list(shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        ),
+    }
+    parts = [f"{len(found)} {sort}: {_listed(found)}" for sort, found in wrong.items() if found]
+    if not parts:
         return
-    parts = [
-        f"{len(found)} {sort}: {_listed(found)}"
-        for sort, found in (("missing", missing), ("surplus", surplus), ("misshapen", misshapen))
-        if found
-    ]
     raise CheckpointError(
         f"{checkpoint.source}: the tensors do not fit the model that config.json describes "
         f"({type(checkpoint.config).__name__}). " + "; ".join(parts) + ". "
         "Check that config.json belongs to these weights and that every shard is there."
     )
+
+
+def _fixed_shape(weight: ir.Value) -> tuple[int, ...]:
+    assert weight.shape is not None, f"trace left the weight {weight.name} without a shape"
+    return tuple(weight.shape.numpy())
+
+
+def _ending(tensors: Iterable[str], endings: tuple[str, ...]) -> set[str]:
+    return {name for name in tensors if name.endswith(endings)}
 
 
 def _listed(found: list[str]) -> str:
@@ -91,55 +95,57 @@ def _listed(found: list[str]) -> str:
 
 
 def _promise(graph: ir.Graph, value: ir.Value, checkpoint: Checkpoint) -> None:
-    uses = [node for node in value.consumers()]
-    permutations = {
-        tuple(node.attributes.get_ints("perm", ())) if node.op_type == "Transpose" else None
-        for node in uses
-    }
-    axes: tuple[int, ...] | None = None
-    if len(permutations) == 1 and (only := permutations.pop()) is not None:
-        axes = only
-    shape = checkpoint.tensors[str(value.name)].shape
+    assert value.dtype is not None, f"trace left the weight {value.name} without a type"
+    axes = _only_permutation(value)
     if axes is not None:
-        for node in uses:
+        for node in list(value.consumers()):
             node.outputs[0].replace_all_uses_with(value)
             graph.remove(node, safe=True)
-        shape = tuple(shape[axis] for axis in axes)
-    value.shape = ir.Shape(shape)
-    value.const_value = promised(str(value.name), checkpoint, value.dtype, axes)
+    tensor = promised(str(value.name), checkpoint, value.dtype, axes)
+    value.shape, value.const_value = tensor.shape, tensor
     graph.initializers.add(value)
+
+
+def _only_permutation(value: ir.Value) -> tuple[int, ...] | None:
+    """Return the axes by which every reader of a value transposes it; None where one does not."""
+    permutations = {
+        tuple(node.attributes.get_ints("perm", ())) if node.op_type == "Transpose" else None
+        for node in value.consumers()
+    }
+    return permutations.pop() if len(permutations) == 1 else None
 
 
 def promised(
     name: str,
     checkpoint: Checkpoint,
-    dtype: ir.DataType | None,
+    dtype: ir.DataType,
     axes: tuple[int, ...] | None = None,
 ) -> ir.LazyTensor:
-    """Return a tensor that reads, transposes and casts a checkpoint's tensor when asked for it."""
-    target = dtype or ir.DataType.FLOAT
+    """Return a tensor that reads, transposes and casts a checkpoint's tensor when asked for it.
+
+    `axes` is the order in which it has the stored axes. Evaluating it raises CheckpointError for
+    what `Checkpoint.read` refuses and for values beyond float16 where that is `dtype`.
+    """
     shape = checkpoint.tensors[name].shape
     if axes is not None:
         shape = tuple(shape[axis] for axis in axes)
 
-    def read() -> ir.Tensor:
+    def read() -> ir.TensorProtocol:
         array = checkpoint.read(name)
         if axes is not None:
             array = array.transpose(axes)
-        return ir.Tensor(_cast(array, target, name), dtype=target, name=name)
+        return ir.Tensor(_cast(array, dtype, name), dtype=dtype, name=name)
 
-    return ir.LazyTensor(read, dtype=target, shape=ir.Shape(shape), name=name)
+    return ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name)
 
 
-def _cast(array: np.ndarray, dtype: ir.DataType, name: str) -> np.ndarray:
-    wanted = dtype.numpy()
-    if array.dtype == wanted:
-        return np.ascontiguousarray(array)
-    if dtype == ir.DataType.FLOAT16:
-        peak = float(np.abs(array).max(initial=0).astype(np.float32))
+def _cast(array: Array, dtype: ir.DataType, name: str) -> Array:
+    if dtype == ir.DataType.FLOAT16 and array.dtype != np.float16:
+        # Two reductions: the absolute values would be a second copy of the tensor.
+        peak = max(float(array.max(initial=0)), -float(array.min(initial=0)))
         if peak > _FLOAT16_MAX:
             raise CheckpointError(
                 f"{name}: holds {peak:.4g}, beyond float16's largest number, {_FLOAT16_MAX:.0f}. "
                 "Export it as bfloat16 or float32 (--dtype)."
             )
-    return np.ascontiguousarray(array, dtype=wanted)
+    return np.asarray(array, dtype=dtype.numpy(), order="C")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from castline.exporters.bind import bind
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.families import family_of
 from castline.progress import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,7 @@ def decoder(
     without an exporter, CheckpointError when the tensors do not fit the configuration.
     """
     progress = progress or SilentProgress()
-    config = checkpoint.config
-    family = family_of(config.model_type)
+    family = family_of(checkpoint.config.model_type)
     with progress.stage("Importing torch"):
         # Importing torch and transformers takes seconds; a wrong argument should not wait for them.
         from castline.exporters.retype import retype
@@ -45,10 +51,33 @@ def decoder(
         from castline.exporters.template import template
         from castline.exporters.trace import trace
     with progress.stage("Tracing one layer of each kind"):
-        cut = skeleton(config)
-        traced = trace(cut, config)
+        cut = skeleton(checkpoint.config)
+        if _is_untied(cut.aliases, checkpoint):
+            cut = skeleton(_without_ties(checkpoint.config))
+        traced = trace(cut)
     with progress.stage(f"Stamping {len(cut.kinds)} layers"):
         model = stamp(template(traced, cut.stack, len(cut.kept)), cut)
         retype(model, dtype)
         bind(model, cut, checkpoint, family.ignored_tensors)
     return Decoder(model, type(cut.model).__name__, len(cut.kinds), cut.parameters)
+
+
+def _is_untied(aliases: Mapping[str, str], checkpoint: Checkpoint) -> bool:
+    """Return whether a weight that the configuration ties is stored twice with other values.
+
+    Such a checkpoint was trained untied, and transformers loads it so, too. Only its tied tensors
+    are read.
+    """
+    tensors = checkpoint.tensors
+    twice = [(a, b) for a, b in aliases.items() if a in tensors and b in tensors]
+    return any(
+        tensors[a].shape == tensors[b].shape
+        and not np.array_equal(checkpoint.read(a), checkpoint.read(b))
+        for a, b in twice
+    )
+
+
+def _without_ties(config: PretrainedConfig) -> PretrainedConfig:
+    untied = copy.deepcopy(config)
+    untied.tie_word_embeddings = False
+    return untied

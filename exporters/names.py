@@ -5,6 +5,8 @@ from __future__ import annotations
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 POSITION_IDS = "position_ids"
+TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, POSITION_IDS)
+"""The inputs that are alike in every decoder, in order; the caches follow them."""
 LOGITS = "logits"
 
 BATCH = "batch_size"
@@ -12,8 +14,10 @@ SEQUENCE = "sequence_length"
 PAST = "past_sequence_length"
 TOTAL = "total_sequence_length"
 
-PAST_PATTERN = "past_key_values.%d.{slot}"
-PRESENT_PATTERN = "present.%d.{slot}"
+PAST_PREFIX = "past_key_values."
+PRESENT_PREFIX = "present."
+PAST_PATTERN = PAST_PREFIX + "%d.{slot}"
+PRESENT_PATTERN = PRESENT_PREFIX + "%d.{slot}"
 SLOTS = ("key", "value")
 
 
@@ -25,3 +29,18 @@ def past_name(layer: int, slot: str) -> str:
 def present_name(layer: int, slot: str) -> str:
     """Return the output that carries a layer's cache; `slot` is "key" or "value"."""
     return PRESENT_PATTERN.format(slot=slot) % layer
+
+
+def input_names(layers: int) -> tuple[str, ...]:
+    """Return the inputs of a decoder of so many layers, in order."""
+    return (*TOKEN_INPUTS, *(past_name(i, slot) for i in range(layers) for slot in SLOTS))
+
+
+def output_names(layers: int) -> tuple[str, ...]:
+    """Return the outputs of a decoder of so many layers, in order."""
+    return (LOGITS, *(present_name(i, slot) for i in range(layers) for slot in SLOTS))
+
+
+def is_input(name: str) -> bool:
+    """Return whether `name` belongs to the interface: tokens or a cache, and not a weight."""
+    return name in TOKEN_INPUTS or name.startswith(PAST_PREFIX)

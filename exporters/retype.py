@@ -6,9 +6,8 @@ import onnx_ir as ir
 
 from castline.exporters import names
 
-_PLAIN_INPUTS = (names.INPUT_IDS, names.ATTENTION_MASK, names.POSITION_IDS)
-
 _FLOAT = ir.DataType.FLOAT
+_SIZES = ("Shape", "Size")
 
 
 def retype(model: ir.Model, dtype: ir.DataType) -> None:
@@ -21,53 +20,45 @@ def retype(model: ir.Model, dtype: ir.DataType) -> None:
     if dtype == _FLOAT:
         return
     graph = model.graph
-    lowered = {v for v in graph.inputs if v.name not in _PLAIN_INPUTS and v.dtype in (_FLOAT, None)}
-    casts: dict[ir.Value, ir.Value] = {}
+    lowered = {v for v in graph.inputs if v.name not in names.TOKEN_INPUTS and _is_float(v)}
     for value in lowered:
         value.dtype = dtype
+    casts: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
-        data = [v for v in node.inputs if v is not None]
-        if not any(v in lowered for v in data) or node.op_type in ("Shape", "Size"):
+        if node.op_type in _SIZES or not any(value in lowered for value in node.inputs):
             continue
-        for position, value in enumerate(node.inputs):
-            if value is not None and value not in lowered and value.dtype in (_FLOAT, None):
-                node.replace_input_with(position, _cast(graph, node, value, dtype, casts))
-        for value in node.outputs:
-            if node.op_type == "Cast" and value.dtype != _FLOAT:
-                continue
-            if value.dtype in (_FLOAT, None):
-                value.dtype = dtype
-                lowered.add(value)
+        for position, read in enumerate(node.inputs):
+            if read is not None and read not in lowered and _is_float(read):
+                node.replace_input_with(position, _lowered(graph, node, read, dtype, casts))
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == _FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", dtype)
+        for made in node.outputs:
+            if _is_float(made):
+                made.dtype = dtype
+                lowered.add(made)
     graph.sort()
 
 
-def _cast(
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype in (_FLOAT, None)  # the rotary fusion leaves its values without a type
+
+
+def _lowered(
     graph: ir.Graph,
     user: ir.Node,
     value: ir.Value,
     dtype: ir.DataType,
     casts: dict[ir.Value, ir.Value],
 ) -> ir.Value:
+    """Return a float32 value in `dtype`, cast once for all who read it."""
     if value not in casts:
         producer = value.producer()
-        node = ir.node("Cast", [value], {"to": dtype}, name=_cast_name(value, user))
-        cast = node.outputs[0]
-        cast.name, cast.shape, cast.type = (
-            f"{node.name}_output_0",
-            value.shape,
-            ir.TensorType(dtype),
-        )
+        node = ir.node("Cast", [value], {"to": dtype}, name=f"{(producer or user).name}/Cast")
         if producer is None:
             graph.insert_before(user, node)
         else:
             graph.insert_after(producer, node)
-        casts[value] = cast
+        casts[value] = node.outputs[0]
+        casts[value].name = f"{node.name}_output_0"
+        casts[value].shape, casts[value].type = value.shape, ir.TensorType(dtype)
     return casts[value]
-
-
-def _cast_name(value: ir.Value, user: ir.Node) -> str:
-    producer = value.producer()
-    source = user if producer is None else producer
-    return f"{source.name}/Cast"

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from castline.errors import UnsupportedArchitectureError
 
+_LENGTH_DEPENDENT = ("dynamic", "longrope")
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -44,13 +46,18 @@ def skeleton(config: PretrainedConfig) -> Skeleton:
 
     Layers are compared by class, scalar attributes and parameter shapes, so kinds that only a
     module knows (dense first layers, layers without positions) are told apart like those that the
-    configuration lists.
+    configuration lists. Raises UnsupportedArchitectureError for rotary frequencies that depend on
+    the length of the text, and where there is not one list of num_hidden_layers layers.
     """
     config = copy.deepcopy(config)
     with _parameters_without_memory():
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        # The graph is traced in float32, whatever dtype the configuration names.
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation="sdpa", dtype=torch.float32
+        )
     model.eval().requires_grad_(False)
     model.tie_weights()
+    _refuse_length_dependent_positions(model)
     shapes, aliases = _named_shapes(model)
     elements = sum(torch.Size(shape).numel() for shape in shapes.values())
 
@@ -64,6 +71,18 @@ def skeleton(config: PretrainedConfig) -> Skeleton:
         _cut_config(part, len(kinds), kept)
     _allocate_untouched(model)
     return Skeleton(model, stack, kinds, kept, shapes, aliases, elements)
+
+
+def _refuse_length_dependent_positions(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if kind in _LENGTH_DEPENDENT:
+            raise UnsupportedArchitectureError(
+                f"config.json: rope_type is {kind!r}, which changes the rotary frequencies with "
+                "the length of the text; a graph with a cache cannot follow. Supported: default, "
+                "linear, llama3 and yarn. Take the rope scaling out of config.json to compile the "
+                "model for texts up to its original length."
+            )
 
 
 @contextmanager
@@ -164,7 +183,7 @@ def _cut_config(config: PretrainedConfig, depth: int, kept: tuple[int, ...]) -> 
 
 
 def _allocate_untouched(model: torch.nn.Module) -> None:
-    """Give meta parameters memory whose pages are never touched; export refuses meta beside real."""
+    """Give meta parameters memory whose pages stay untouched; export refuses meta beside real."""
     replaced: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():

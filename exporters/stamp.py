@@ -11,6 +11,8 @@ from castline.exporters import names
 from castline.exporters.skeleton import Skeleton
 from castline.exporters.template import LayerTemplate, Template, at_layer, check_same_kind, scope
 
+_IR_VERSION = 10  # the first with INT4, and old enough for every runtime we write for
+
 
 def stamp(template: Template, skeleton: Skeleton) -> ir.Model:
     """Return the graph of the whole decoder; its weights are inputs still, one for each parameter.
@@ -127,20 +129,15 @@ class _Writer:
                 new.name = self._output_names[old]
 
     def finish(self, layers: int) -> ir.Model:
-        caches = [(i, slot) for i in range(layers) for slot in names.SLOTS]
-        io_inputs = [names.INPUT_IDS, names.ATTENTION_MASK, names.POSITION_IDS]
-        io_inputs += [names.past_name(i, slot) for i, slot in caches]
-        outputs = [names.LOGITS, *(names.present_name(i, slot) for i, slot in caches)]
-        for (
-            value
-        ) in self._source.inputs:  # an input that nothing reads still belongs to the interface
-            if value.name in io_inputs:
+        """Return the stamped nodes as a model: tokens, caches of every layer, then the weights."""
+        for value in self._source.inputs:
+            if value.name in names.TOKEN_INPUTS:  # it is an input even if nothing reads it
                 self._input(value, str(value.name))
-        weights = [name for name in self._inputs if name not in io_inputs]
+        weights = [name for name in self._inputs if not names.is_input(name)]
         used = _used(self._nodes)
         graph = ir.Graph(
-            inputs=[self._inputs[name] for name in (*io_inputs, *weights)],
-            outputs=[self._outputs[name] for name in outputs],
+            inputs=[self._inputs[name] for name in (*names.input_names(layers), *weights)],
+            outputs=[self._outputs[name] for name in names.output_names(layers)],
             nodes=self._nodes,
             initializers=[value for value in self._initializers if value in used],
             opset_imports=dict(self._template.model.opset_imports),
@@ -148,7 +145,7 @@ class _Writer:
         )
         graph.sort()
         _declare_shapes(graph)
-        return ir.Model(graph, ir_version=10, producer_name="castline")
+        return ir.Model(graph, ir_version=_IR_VERSION, producer_name="castline")
 
     def _input(self, value: ir.Value, name: str) -> ir.Value:
         if name not in self._inputs:
@@ -180,7 +177,9 @@ def _copied_attributes(attributes: Mapping[str, ir.Attr]) -> list[ir.Attr]:
 
 def _copy_value(value: ir.Value, name: str) -> ir.Value:
     shape = None if value.shape is None else value.shape.copy()
-    return ir.Value(name=name, shape=shape, type=value.type)
+    # A type is a mutable object; shared between layers, retyping one would retype all.
+    copied = None if value.dtype is None else ir.TensorType(value.dtype)
+    return ir.Value(name=name, shape=shape, type=copied)
 
 
 def _used(nodes: Iterable[ir.Node]) -> set[ir.Value]:
@@ -197,6 +196,6 @@ def _declare_shapes(graph: ir.Graph) -> None:
             value.shape = ir.Shape([names.BATCH, names.TOTAL])
         elif name == names.LOGITS and value.shape is not None:
             value.shape = ir.Shape([names.BATCH, names.SEQUENCE, value.shape[2]])
-        elif name.startswith(("past_key_values.", "present.")) and value.shape is not None:
-            length = names.PAST if name.startswith("past") else names.TOTAL
+        elif name.startswith((names.PAST_PREFIX, names.PRESENT_PREFIX)) and value.shape is not None:
+            length = names.PAST if name.startswith(names.PAST_PREFIX) else names.TOTAL
             value.shape = ir.Shape([names.BATCH, value.shape[1], length, value.shape[3]])

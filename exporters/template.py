@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +13,9 @@ import onnx_ir as ir
 from castline.errors import UnsupportedArchitectureError
 from castline.exporters import names
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_ROOT = "m."  # the traced wrapper holds the model under this name
+ROOT = "m."  # the traced module holds the model under this name
+_CACHE_RANK = 4  # [batch, kv_heads, past, head_dim]
+_SCOPES = "pkg.torch.onnx.name_scopes"  # metadata that the exporter leaves on nodes
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def scope(node: ir.Node) -> tuple[str, ...]:
     if listed is None:
         return ()
     paths = ast.literal_eval(listed)[:-1]  # the last entry is the operation
-    return tuple(path.removeprefix(_ROOT) for path in paths if path.startswith(_ROOT))
+    return tuple(path.removeprefix(ROOT) for path in paths if path.startswith(ROOT))
 
 
 def _sizes_from_tokens(graph: ir.Graph) -> None:
@@ -73,43 +75,44 @@ def _sizes_from_tokens(graph: ir.Graph) -> None:
     The exporter reads them off whichever cache came last, which ties every graph to that layer and
     fails for caches that are allocated longer than they are filled.
     """
+    reads = [node for node in graph if node.op_type == "Shape" and _is_cache(node.inputs[0])]
+    if not reads:
+        return
+    sizes = _sizes(graph)
+    for node in reads:
+        axis = node.attributes.get_int("start", 0)
+        if node.attributes.get_int("end", _CACHE_RANK) != axis + 1 or axis not in sizes:
+            raise UnsupportedArchitectureError(
+                f"The traced graph reads the shape of {_name(node.inputs[0])} in a way that has no "
+                "equivalent in input_ids and attention_mask."
+            )
+        node.outputs[0].replace_all_uses_with(sizes[axis])
+        graph.remove(node, safe=True)
+
+
+def _is_cache(value: ir.Value | None) -> bool:
+    return value is not None and str(value.name).startswith(names.PAST_PREFIX)
+
+
+def _sizes(graph: ir.Graph) -> dict[int, ir.Value]:
+    """Put nodes for batch and past length in front; return their values, [1], by cache axis."""
     inputs = {value.name: value for value in graph.inputs}
     tokens, mask = inputs[names.INPUT_IDS], inputs[names.ATTENTION_MASK]
-    first = graph[0]
-
-    def size(of: ir.Value, axis: int) -> ir.Value:
-        node = ir.node("Shape", [of], {"start": axis, "end": axis + 1})
-        graph.insert_before(first, node)
-        return node.outputs[0]
-
-    past: ir.Value | None = None
-    for node in list(graph):
-        source = node.inputs[0] if node.op_type == "Shape" else None
-        if source is None or not (source.name or "").startswith("past_key_values."):
-            continue
-        axis = node.attributes.get_int("start", 0)
-        if node.attributes.get_int("end", 4) != axis + 1 or axis not in (0, 2):
-            raise UnsupportedArchitectureError(
-                f"The traced graph reads the shape of {source.name} in a way that has no equivalent "
-                "in input_ids and attention_mask."
-            )
-        if axis == 0:
-            replacement = size(tokens, 0)
-        else:
-            if past is None:
-                node_past = ir.node("Sub", [size(mask, 1), size(tokens, 1)])
-                graph.insert_before(first, node_past)
-                past = node_past.outputs[0]
-            replacement = past
-        replacement.shape, replacement.type = ir.Shape([1]), ir.TensorType(ir.DataType.INT64)
-        node.outputs[0].replace_all_uses_with(replacement)
-        graph.remove(node, safe=True)
+    batch = ir.node("Shape", [tokens], {"start": 0, "end": 1})
+    new = ir.node("Shape", [tokens], {"start": 1, "end": 2})
+    total = ir.node("Shape", [mask], {"start": 1, "end": 2})
+    past = ir.node("Sub", [total.outputs[0], new.outputs[0]])
+    nodes = (batch, new, total, past)
+    graph.insert_before(graph[0], nodes)
+    for node in nodes:
+        value = node.outputs[0]
+        value.shape, value.type = ir.Shape([1]), ir.TensorType(ir.DataType.INT64)
+    return {0: batch.outputs[0], 2: past.outputs[0]}
 
 
 def _varying(graph: ir.Graph) -> set[ir.Value]:
     """Return the values that depend on a weight or a cache: those that differ between layers."""
-    plain = {names.INPUT_IDS, names.ATTENTION_MASK, names.POSITION_IDS}
-    varying = {value for value in graph.inputs if value.name not in plain}
+    varying = {value for value in graph.inputs if value.name not in names.TOKEN_INPUTS}
     sources = set(graph.inputs)
     for node in graph:
         if node.op_type in ("Shape", "Size") and node.inputs[0] in sources:
@@ -133,20 +136,18 @@ def _owners(graph: ir.Graph, stack: str, varying: set[ir.Value]) -> dict[ir.Node
         layer = _layer_of(paths, stack)
         if layer is not None:
             owner[node] = layer
-    for node in unscoped:
-        around = [p for p in node.predecessors() if p in owner]
-        around += [s for s in node.successors() if s in owner]
-        if around:
-            owner[node] = min(owner[n] for n in node.successors() if n in owner)
-    order = {node: i for i, node in enumerate(graph)}
-    return dict(sorted(owner.items(), key=lambda item: order[item[0]]))
+    for node in reversed(unscoped):  # readers first: one of them may lack its scope, too
+        readers = [owner[reader] for reader in node.successors() if reader in owner]
+        if readers:
+            owner[node] = min(readers)
+    return {node: owner[node] for node in graph if node in owner}
 
 
 def _layer_of(paths: tuple[str, ...], stack: str) -> int | None:
     prefix = stack + "."
     for path in paths:
         if path.startswith(prefix):
-            return int(path[len(prefix) :].split(".")[0])
+            return int(path.removeprefix(prefix).partition(".")[0])
     return None
 
 
@@ -157,7 +158,7 @@ def _layer(
         value
         for node in nodes
         for value in node.inputs
-        if value in varying and not value.is_graph_input() and owner.get(value.producer()) != index  # type: ignore[union-attr]
+        if value in varying and _is_made_elsewhere(value, index, owner)
     }
     carries_out = {
         value
@@ -173,6 +174,13 @@ def _layer(
             f"{sorted(v.name or '?' for v in carries_out)}."
         )
     return LayerTemplate(index, nodes, carries_in.pop(), carries_out.pop())
+
+
+def _is_made_elsewhere(
+    value: ir.Value | None, layer: int, owner: dict[ir.Node, int]
+) -> TypeGuard[ir.Value]:
+    producer = None if value is None else value.producer()
+    return producer is not None and owner.get(producer) != layer
 
 
 def _downstream(value: ir.Value, owner: dict[ir.Node, int]) -> set[ir.Node]:
@@ -225,7 +233,7 @@ def _corresponds(
 
 def at_layer(name: str, stack: str, source: int, target: int) -> str:
     """Return the name that a weight or cache of layer `source` has in layer `target`."""
-    for prefix in (f"{stack}.", "past_key_values.", "present."):
+    for prefix in (f"{stack}.", names.PAST_PREFIX, names.PRESENT_PREFIX):
         if name.startswith(f"{prefix}{source}."):
             return f"{prefix}{target}.{name[len(prefix) + len(str(source)) + 1 :]}"
     return name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,29 +17,31 @@ from transformers.masking_utils import sdpa_mask
 
 from castline.exporters import names
 from castline.exporters.skeleton import Skeleton
+from castline.exporters.template import ROOT
 
 OPSET = 23  # the first with Attention, RMSNormalization and RotaryEmbedding; fusions match only it
-ATTENTION = "castline_grouped"
+_ATTENTION = "castline_grouped"
+_INPUT_SPEC = "pkg.torch.export.graph_signature.InputSpec"  # metadata that the exporter leaves
 # Example sizes, all different and above one: export takes a size of one for a constant.
 _BATCH, _SEQUENCE, _PAST = 2, 3, 5
 _NEVER = 1 << 62  # no constant is too large to be merged with an equal one
 
 
-def trace(skeleton: Skeleton, config: PretrainedConfig) -> ir.Model:
+def trace(skeleton: Skeleton) -> ir.Model:
     """Return the ONNX graph of a cut model, opset 23, float32.
 
     Inputs are input_ids, attention_mask, position_ids, the caches, and then every parameter and
     persistent buffer under its own name: no pass can fold, merge or rename a weight that way.
     """
     _use_grouped_attention(skeleton.model)
-    wrapper = _Decoder(skeleton.model, len(skeleton.kept))
+    layers = len(skeleton.kept)
     with _quiet():
         program = torch.onnx.export(
-            wrapper,
-            args=_example(skeleton, config),
-            dynamic_shapes=_dynamic_shapes(len(skeleton.kept)),
-            input_names=_input_names(len(skeleton.kept)),
-            output_names=_output_names(len(skeleton.kept)),
+            _Decoder(skeleton.model, layers),
+            args=_example(skeleton.model.config, layers),
+            dynamic_shapes=_dynamic_shapes(layers),
+            input_names=names.input_names(layers),
+            output_names=names.output_names(layers),
             opset_version=OPSET,
             dynamo=True,
             optimize=False,
@@ -52,7 +53,7 @@ def trace(skeleton: Skeleton, config: PretrainedConfig) -> ir.Model:
     return model
 
 
-class _Decoder(torch.nn.Module):
+class _Decoder(torch.nn.Module):  # type: ignore[misc]  # torch is not followed, so it is Any
     """A causal language model with a flat list of cache tensors."""
 
     def __init__(self, model: torch.nn.Module, layers: int) -> None:
@@ -102,28 +103,21 @@ def _grouped_attention(
 
 
 def _use_grouped_attention(model: torch.nn.Module) -> None:
-    AttentionInterface.register(ATTENTION, _grouped_attention)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    AttentionInterface.register(_ATTENTION, _grouped_attention)
+    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     for module in model.modules():
         if hasattr(module, "config"):
-            module.config._attn_implementation = ATTENTION
+            module.config._attn_implementation = _ATTENTION
 
 
-def _cache_shapes(skeleton: Skeleton, config: PretrainedConfig) -> list[tuple[int, int]]:
-    """Return heads and width of every kept layer's key and value, in cache order."""
+def _example(config: PretrainedConfig, layers: int) -> tuple[object, ...]:
     attention_heads = config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // attention_heads
-    return [(heads, width)] * (2 * len(skeleton.kept))
-
-
-def _example(skeleton: Skeleton, config: PretrainedConfig) -> tuple[object, ...]:
     ids = torch.zeros(_BATCH, _SEQUENCE, dtype=torch.int64)
     mask = torch.ones(_BATCH, _PAST + _SEQUENCE, dtype=torch.int64)
     positions = torch.arange(_PAST, _PAST + _SEQUENCE).expand(_BATCH, -1).contiguous()
-    past = [
-        torch.zeros(_BATCH, heads, _PAST, width) for heads, width in _cache_shapes(skeleton, config)
-    ]
+    past = [torch.zeros(_BATCH, heads, _PAST, width) for _ in range(2 * layers)]
     return ids, mask, positions, past
 
 
@@ -139,35 +133,22 @@ def _dynamic_shapes(layers: int) -> tuple[object, ...]:
     )
 
 
-def _input_names(layers: int) -> list[str]:
-    caches = [names.past_name(i, slot) for i in range(layers) for slot in names.SLOTS]
-    return [names.INPUT_IDS, names.ATTENTION_MASK, names.POSITION_IDS, *caches]
-
-
-def _output_names(layers: int) -> list[str]:
-    return [
-        names.LOGITS,
-        *(names.present_name(i, slot) for i in range(layers) for slot in names.SLOTS),
-    ]
-
-
 def _weights_to_inputs(model: ir.Model) -> None:
-    """Turn parameters and persistent buffers into inputs; what the module computes stays constant."""
+    """Turn parameters and persistent buffers into inputs; what a module computes stays constant."""
     graph = model.graph
     for name, value in list(graph.initializers.items()):
-        if value.metadata_props.get("pkg.torch.export.graph_signature.InputSpec.kind") in (
-            "PARAMETER",
-            "BUFFER",
-        ) and _is_persistent(value):
-            graph.initializers.pop(name)
+        value.name = name.removeprefix(ROOT)
+        if _is_stored(value):
+            graph.initializers.pop(value.name)
             value.const_value = None
-            value.name = name.removeprefix("m.")
             graph.inputs.append(value)
 
 
-def _is_persistent(value: ir.Value) -> bool:
-    key = "pkg.torch.export.graph_signature.InputSpec.persistent"
-    return value.metadata_props.get(key, "True") in ("True", "None")
+def _is_stored(value: ir.Value) -> bool:
+    told = value.metadata_props
+    if told.get(f"{_INPUT_SPEC}.kind") not in ("PARAMETER", "BUFFER"):
+        return False
+    return told.get(f"{_INPUT_SPEC}.persistent") != "False"
 
 
 def _simplify(model: ir.Model) -> None:

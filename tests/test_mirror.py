@@ -18,19 +18,27 @@ OF_NO_FILE = {
 }
 
 # Sources without a test file of their own, and what tests them.
-TESTED_ELSEWHERE: dict[str, str] = {}
+TESTED_ELSEWHERE: dict[str, str] = {
+    "progress.py": "a protocol, and a silence that every test of the compiler goes through",
+}
 
 
 def source_of(test: Path) -> Path:
-    """Return the path, below the package or the root, of what `test` tests."""
+    """Return the file, below the package or the root, of what `test` tests.
+
+    `test_families.py` tests the file families.py or, where there is none, families/__init__.py.
+    """
     relative = test.relative_to(TESTS)
     root = ROOT if relative.parts[0] in BESIDE else PACKAGE
-    return root / relative.with_name(relative.name.removeprefix("test_"))
+    file = root / relative.with_name(relative.name.removeprefix("test_"))
+    return file if file.is_file() else file.with_suffix("") / "__init__.py"
 
 
 def expected_test(source: Path) -> Path:
     """Return where the test of `source` must be."""
     relative = source.relative_to(PACKAGE)
+    if relative.name == "__init__.py":
+        relative = relative.parent.with_suffix(".py")
     return TESTS / relative.with_name(f"test_{relative.name}")
 
 

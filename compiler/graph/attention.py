@@ -63,6 +63,11 @@ def _recognize(node: ir.Node) -> CachedAttention | str:
     rotary_key = _producer(key_cache.inputs[1], "RotaryEmbedding")
     if rotary_key is None or _angles(rotary_key) != _angles(rotary_query):
         return "query and key do not share their rotary positions"
+    if (
+        len(rotary_query.inputs) > 3
+        or rotary_query.attributes.get_int("rotary_embedding_dim", 0) > 0
+    ):
+        return "its rotary positions are looked up, or turn a part of the width"
     heads_last = [
         _transposed(v)
         for v in (rotary_query.inputs[0], rotary_key.inputs[0], value_cache.inputs[1])
@@ -87,7 +92,14 @@ def _attention(
 ) -> CachedAttention | str:
     query, key, value = heads_last
     cos, sin = rotary.inputs[1:3]
-    assert query and key and value and cos and sin and past[0] and past[1], "checked by the caller"
+    past_key, past_value = past
+    assert query is not None, "checked by the caller"
+    assert key is not None, "checked by the caller"
+    assert value is not None, "checked by the caller"
+    assert past_key is not None, "checked by the caller"
+    assert past_value is not None, "checked by the caller"
+    assert cos is not None, "RotaryEmbedding has three inputs"
+    assert sin is not None, "RotaryEmbedding has three inputs"
     sizes = [_static(query, 2), _static(key, 2), _static(query, 3), _static(value, 3)]
     if None in sizes or sizes[2] != sizes[3]:
         return "head counts or widths are not static, or key and value differ in width"
@@ -98,7 +110,7 @@ def _attention(
         query=query,
         key=key,
         value=value,
-        past=(past[0], past[1]),
+        past=(past_key, past_value),
         present=present,
         cos=cos,
         sin=sin,

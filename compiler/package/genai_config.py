@@ -45,8 +45,8 @@ def write_genai_config(
     document = {
         "model": {
             "bos_token_id": config.bos_token_id,
-            "eos_token_id": stop_tokens[0] if len(stop_tokens) == 1 else stop_tokens,
-            "pad_token_id": stop_tokens[0] if padding is None else padding,
+            "eos_token_id": stop_tokens[0] if len(stop_tokens) == 1 else stop_tokens or None,
+            "pad_token_id": next(iter(stop_tokens), None) if padding is None else padding,
             "context_length": config.max_position_embeddings,
             "vocab_size": config.vocab_size,
             "type": config.model_type,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from castline.compiler.graph.attention import CachedAttention, cached_attentions
+from castline.compiler.graph.attention_mask import CausalMask, causal_mask
 from castline.compiler.passes.position_tables import position_table
 from castline.compiler.passes.replace import remove_unused, take_over
 
@@ -17,14 +19,14 @@ _INPUT_IDS, _ATTENTION_MASK, _POSITION_IDS = "input_ids", "attention_mask", "pos
 
 @dataclass(frozen=True)
 class GroupQueryAttention:
-    """Grouped-query attention that appends to its cache in place when past and present share memory.
+    """Grouped-query attention, in place in its cache when past and present share memory.
 
     The mask goes in as a bias, and positions as an input, so that padding on either side stays
     right; the node's own sequence lengths say that every row reaches to the end of the mask.
 
     For a first prompt the node takes the position of the first column and counts on from there,
-    padding included. Later positions are therefore counted by place in the cache too: the padding on
-    the left is added to them. Rotary positions are relative, so that moves nothing.
+    padding included. Later positions are therefore counted by place in the cache too: the padding
+    on the left is added to them. Rotary positions are relative, so that moves nothing.
     """
 
     context_length: int
@@ -50,33 +52,34 @@ class _Shared:
         self._graph = graph
         self._context_length = context_length
         self._tables: dict[ir.Value, ir.Value] = {}
-        self._biases: dict[ir.Value, ir.Value] = {}
+        self._biases: dict[ir.Value | None, ir.Value] = {}
+        self._forms: dict[ir.Value, CausalMask | None] = {}
         inputs = {value.name: value for value in graph.inputs}
         self.position_ids = inputs[_POSITION_IDS]
-        mask = inputs[_ATTENTION_MASK]
-        one = self._constant("castline.one", np.array([1], np.int64))
-        length = self._add("Shape", [mask], {"start": 1, "end": 2}, "/attention/Shape")
-        batch = self._add("Shape", [mask], {"start": 0, "end": 1}, "/attention/Shape_1")
-        last = self._add("Sub", [length, one], {}, "/attention/Sub")
-        rows = self._add("Expand", [last, batch], {}, "/attention/Expand")
+        self._mask, tokens = inputs[_ATTENTION_MASK], inputs[_INPUT_IDS]
+        one_token = {"start": 1, "end": 2}
+        self._one = self._constant("castline.one", np.array([1], np.int64))
+        self._length = self._add("Shape", [self._mask], one_token, "/attention/Shape")
+        self._now = self._add("Shape", [tokens], one_token, "/attention/Shape_1")
+        self._batch = self._add("Shape", [tokens], {"start": 0, "end": 1}, "/attention/Shape_2")
+        last = self._add("Sub", [self._length, self._one], {}, "/attention/Sub")
+        rows = self._add("Expand", [last, self._batch], {}, "/attention/Expand")
         int32 = {"to": ir.DataType.INT32}
         self.last_positions = self._add("Cast", [rows], int32, "/attention/Cast")
         scalar = self._constant("castline.scalar", np.array([], np.int64))
-        total = self._add("Reshape", [length, scalar], {}, "/attention/Reshape")
+        total = self._add("Reshape", [self._length, scalar], {}, "/attention/Reshape")
         self.total_length = self._add("Cast", [total], int32, "/attention/Cast_1")
-        self.places = self._places(mask, inputs[_POSITION_IDS], inputs[_INPUT_IDS], length)
+        self.places = self._places()
 
-    def _places(
-        self, mask: ir.Value, positions: ir.Value, tokens: ir.Value, length: ir.Value
-    ) -> ir.Value:
+    def _places(self) -> ir.Value:
         """Return (position_ids + padding on the left), and zero for what is padding itself."""
-        axis = self._constant("castline.axis", np.array([1], np.int64))
         end = self._constant("castline.end", np.array([np.iinfo(np.int64).max], np.int64))
-        padding = self._add("ArgMax", [mask], {"axis": 1, "keepdims": 1}, "/attention/ArgMax")
-        shifted = self._add("Add", [positions, padding], {}, "/attention/Add")
-        now = self._add("Shape", [tokens], {"start": 1, "end": 2}, "/attention/Shape_2")
-        start = self._add("Sub", [length, now], {}, "/attention/Sub_1")
-        current = self._add("Slice", [mask, start, end, axis], {}, "/attention/Slice")
+        first = {"axis": 1, "keepdims": 1}
+        padding = self._add("ArgMax", [self._mask], first, "/attention/ArgMax")
+        shifted = self._add("Add", [self.position_ids, padding], {}, "/attention/Add")
+        start = self._add("Sub", [self._length, self._now], {}, "/attention/Sub_1")
+        window = [self._mask, start, end, self._one]
+        current = self._add("Slice", window, {}, "/attention/Slice")
         return self._add("Mul", [shifted, current], {}, "/attention/Mul")
 
     def table(self, angles: ir.Value, dtype: ir.DataType) -> ir.Value:
@@ -88,17 +91,43 @@ class _Shared:
             self._tables[angles] = self._constant(name, array.astype(dtype.numpy()))
         return self._tables[angles]
 
+    def form(self, mask: ir.Value) -> CausalMask | None:
+        """Return what the mask allows beyond padding, if it is a form that the node has itself."""
+        if mask not in self._forms:
+            form = causal_mask(mask, self._context_length)
+            self._forms[mask] = form if isinstance(form, CausalMask) else None
+        return self._forms[mask]
+
     def bias(self, mask: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """Return the mask as what is added to scores: zero, or the lowest finite number."""
-        if mask not in self._biases:
+        """Return what is added to scores [batch, 1, sequence, total]: zero, or the lowest number.
+
+        For a form that the node has itself that is the padding alone, in far fewer steps.
+        """
+        key = None if self.form(mask) is not None else mask
+        if key not in self._biases:
+            allowed = self._not_padding() if key is None else mask
             index = len(self._biases)
             lowest = np.array(np.finfo(dtype.numpy()).min, dtype.numpy())
-            allowed = self._constant(f"castline.allowed.{index}", np.zeros((), dtype.numpy()))
+            zero = self._constant(f"castline.allowed.{index}", np.zeros((), dtype.numpy()))
             masked = self._constant(f"castline.masked.{index}", lowest)
-            name = f"/attention/Where_{index}"
-            self._biases[mask] = self._add("Where", [mask, allowed, masked], {}, name)
-            self._biases[mask].type = ir.TensorType(dtype)
-        return self._biases[mask]
+            bias = self._add("Where", [allowed, zero, masked], {}, f"/attention/Where_{index}")
+            bias.type = ir.TensorType(dtype)
+            if key is None:
+                bias = self._add("Expand", [bias, self._score_shape()], {}, "/attention/Expand_1")
+                bias.type = ir.TensorType(dtype)
+            self._biases[key] = bias
+        return self._biases[key]
+
+    def _not_padding(self) -> ir.Value:
+        """Return attention_mask as bool [batch, 1, 1, total]."""
+        axes = self._constant("castline.axes", np.array([1, 2], np.int64))
+        boolean = {"to": ir.DataType.BOOL}
+        allowed = self._add("Cast", [self._mask], boolean, "/attention/Cast_2")
+        return self._add("Unsqueeze", [allowed, axes], {}, "/attention/Unsqueeze")
+
+    def _score_shape(self) -> ir.Value:
+        parts = [self._batch, self._one, self._now, self._length]
+        return self._add("Concat", parts, {"axis": 0}, "/attention/Concat")
 
     def _constant(self, name: str, array: np.ndarray) -> ir.Value:
         tensor = ir.Tensor(array, name=name)
@@ -109,7 +138,7 @@ class _Shared:
         return value
 
     def _add(
-        self, op_type: str, inputs: list[ir.Value], attributes: dict[str, int], name: str
+        self, op_type: str, inputs: list[ir.Value], attributes: Mapping[str, int], name: str
     ) -> ir.Value:
         node = ir.node(op_type, inputs, attributes, name=name)
         node.outputs[0].name = f"{name}_output_0"
@@ -124,12 +153,14 @@ def _lower(graph: ir.Graph, attention: CachedAttention, shared: _Shared) -> None
         _flat(graph, value, f"{path}/{slot}")
         for slot, value in (("q", attention.query), ("k", attention.key), ("v", attention.value))
     ]
+    form = shared.form(attention.mask)
     attributes: dict[str, int | float] = {
         "num_heads": attention.heads,
         "kv_num_heads": attention.kv_heads,
         "do_rotary": 1,
         "rotary_interleaved": int(attention.interleaved),
         "softcap": attention.softcap,
+        "local_window_size": form.window if form and form.window else -1,
     }
     if attention.scale is not None:
         attributes["scale"] = attention.scale
@@ -151,11 +182,12 @@ def _lower(graph: ir.Graph, attention: CachedAttention, shared: _Shared) -> None
         name=f"{path}/GroupQueryAttention",
     )
     graph.append(node)
+    mask = attention.mask.producer()
     merged = attention.output.producer()
     caches = [value.producer() for value in attention.present]
     for old, new in zip((attention.output, *attention.present), node.outputs, strict=True):
-        take_over(graph, old, new)
-    remove_unused(graph, [n for n in (merged, *caches) if n is not None])
+        take_over(old, new)
+    remove_unused(graph, [n for n in (merged, *caches, mask) if n is not None])
 
 
 def _flat(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:

@@ -20,8 +20,8 @@ class PackProjections:
         """Rewrite `model` in place; return the attentions left alone, with the reason."""
         declined: dict[str, str] = {}
         for node in list(model.graph):
-            if node.op_type != "GroupQueryAttention":
-                continue
+            if node.op_type != "GroupQueryAttention" or node.inputs[1] is None:
+                continue  # another node, or one whose projections are packed
             projections = [_projection(value) for value in node.inputs[:3]]
             reason = _declined(projections)
             if reason:
@@ -92,7 +92,7 @@ def _stacked(graph: ir.Graph, parts: list[ir.Value], path: str) -> ir.Value:
     suffix = str(parts[0].name).rpartition(".weight")[2] or ".bias"
     name = f"{path.removeprefix('/').replace('/', '.')}.weight{suffix}"
 
-    def read() -> ir.Tensor:
+    def read() -> ir.TensorProtocol:
         return ir.Tensor(np.concatenate([t.numpy() for t in tensors]), dtype=dtype, name=name)
 
     value = ir.Value(

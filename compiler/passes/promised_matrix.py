@@ -15,8 +15,8 @@ Array = npt.NDArray[Any]
 class PromisedParts:
     """Several tensors that one computation yields, kept only until each was taken once.
 
-    Writing goes through initializers in order and the parts of a matrix stand together, so at most a
-    few matrices are held at a time. Asking again computes again.
+    Writing goes through initializers in order and the parts of a matrix stand together, so at most
+    a few matrices are held at a time. Asking again computes again.
     """
 
     def __init__(self, compute: Callable[[], tuple[Array, ...]], parts: int) -> None:
@@ -27,7 +27,7 @@ class PromisedParts:
     def promise(self, part: int, dtype: ir.DataType, shape: tuple[int, ...], name: str) -> ir.Value:
         """Return an initializer whose tensor is the given part; its array must have that shape."""
 
-        def read() -> ir.Tensor:
+        def read() -> ir.TensorProtocol:
             array = self._take(part)
             assert array.shape == shape, f"{name}: computed {array.shape}, promised {shape}"
             return ir.Tensor(_as(array, dtype), dtype=dtype, name=name)
@@ -46,7 +46,7 @@ class PromisedParts:
 
 
 def _as(array: Array, dtype: ir.DataType) -> Array:
-    """Return the array in the numpy type of `dtype`; codes of 4 bits sit in a byte each as it is."""
+    """Return the array in the numpy type of `dtype`; codes of 4 bits sit in a byte each already."""
     wanted = np.dtype(dtype.numpy())
     if array.dtype == wanted:
         return array

@@ -13,7 +13,7 @@ from castline.compiler.passes.replace import remove_unused
 from castline.compiler.quant.round_to_nearest import quantize
 from castline.compiler.quant.scheme import WeightScheme
 
-_CODE_TYPES = {
+CODE_TYPES = {
     (4, True): ir.DataType.INT4,
     (4, False): ir.DataType.UINT4,
     (8, True): ir.DataType.INT8,
@@ -35,7 +35,8 @@ class Quantized:
         """Return a sentence for every K that the scheme's group does not divide."""
         return tuple(
             f"group {scheme.group_size} does not divide K = {k}: "
-            f"{'one scale per channel' if group is None else f'group {group}'} used for {count} linears"
+            f"{'one scale per channel' if group is None else f'group {group}'} "
+            f"used for {count} linears"
             for (k, group), count in sorted(self.regrouped.items(), key=lambda item: item[0][0])
         )
 
@@ -101,7 +102,7 @@ def _promised(linear: Linear, scheme: WeightScheme) -> tuple[ir.Value, ir.Value,
         return tuple(part for part in flat if part is not None)
 
     promised = PromisedParts(compute, parts=2 if scheme.symmetric else 3)
-    code_type = _CODE_TYPES[scheme.bits, scheme.symmetric]
+    code_type = CODE_TYPES[scheme.bits, scheme.symmetric]
     scale_shape = (linear.n,) if group is None else (linear.k // group, linear.n)
     codes = promised.promise(0, code_type, (linear.k, linear.n), f"{linear.name}_quantized")
     scales = promised.promise(1, float_type, scale_shape, f"{linear.name}_scale")

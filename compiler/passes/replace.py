@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 
-def take_over(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+def take_over(old: ir.Value, new: ir.Value) -> None:
     """Let `new` have the name, type and users of `old`, and be a graph output in its place."""
     new.name, new.shape, new.type = old.name, old.shape, old.type
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

@@ -27,7 +27,7 @@ class SkipNorm:
                 declined[str(norm.name)] = reason
                 continue
             _fuse(model.graph, norm)
-        model.graph.opset_imports.setdefault(DOMAIN, 1)
+            model.graph.opset_imports.setdefault(DOMAIN, 1)
         return declined
 
 
@@ -62,7 +62,7 @@ def _fuse(graph: ir.Graph, norm: ir.Node) -> None:
     for unused in fused.outputs[1:_SUM_OUTPUT]:
         unused.name = ""
     graph.insert_before(norm, fused)
-    take_over(graph, norm.outputs[0], fused.outputs[0])
+    take_over(norm.outputs[0], fused.outputs[0])
     graph.remove(norm, safe=True)
-    take_over(graph, total, fused.outputs[_SUM_OUTPUT])
+    take_over(total, fused.outputs[_SUM_OUTPUT])
     remove_unused(graph, [add])

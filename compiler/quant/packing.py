@@ -31,8 +31,13 @@ def packed_zero_points(zero_points: Array, bits: int) -> Array:
 
 
 def unsigned(codes: Array, bits: int) -> Array:
-    """Return signed codes shifted to unsigned ones, uint8; zero becomes 2**(bits - 1)."""
-    return (codes.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
+    """Return signed codes shifted to unsigned ones, uint8; zero becomes 2**(bits - 1).
+
+    In two's complement that turns the sign bit over. Of a byte that holds a code of 4 bits only the
+    low half counts: what is in the high half differs between those who unpack it.
+    """
+    sign, mask = 1 << (bits - 1), (1 << bits) - 1
+    return (codes.view(np.uint8) ^ np.uint8(sign)) & np.uint8(mask)
 
 
 def _nibbles(codes: Array) -> Array:

@@ -12,6 +12,10 @@ from castline.compiler.quant.scheme import WeightScheme
 
 Array = npt.NDArray[Any]
 
+# The least normal float32: division by less may be flushed to division by zero. In float16 it
+# becomes the least number there is, 2**-24.
+_LEAST_SCALE = np.float32(2.0**-126)
+
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
@@ -35,10 +39,11 @@ def quantize(
 ) -> QuantizedMatrix:
     """Return the codes of `weights` [K, N], with the group that `scheme` gives this K.
 
-    Scales are rounded to `scale_type` before the codes are chosen, so that codes are nearest for the
-    scales as stored. A group of zeros gets the scale 1. The symmetric scale is the smallest that
-    reaches both ends, max(max / 7, -min / 8) for 4 bits, where AWQ takes max|w| / 7; the zero-point
-    grid always holds 0, which AWQ's does not for a group of one sign.
+    Every weight is finite and within half a scale of what its code stands for. The symmetric scale
+    is the smallest that reaches both ends, max(max / 7, -min / 8) for 4 bits, where AWQ takes
+    max|w| / 7; the zero-point grid always holds 0, which AWQ's does not for a group of one sign. A
+    group of zeros gets the scale 1. Scales are rounded up to `scale_type` before the codes are
+    chosen: codes are nearest for the scales as stored, which still reach both ends.
     """
     k, n = weights.shape
     group = scheme.group_for(k) or k
@@ -48,7 +53,8 @@ def quantize(
     if scheme.symmetric:
         scales = np.maximum(np.maximum(high, 0) / most, np.minimum(low, 0) / least)
     else:
-        scales = (np.maximum(high, 0) - np.minimum(low, 0)) / most
+        # Divided first: the difference of the largest and the least float32 is infinite.
+        scales = np.maximum(high, 0) / most - np.minimum(low, 0) / most
     scales = _stored(scales, scale_type)
     steps = scales.astype(np.float32)
     codes = grouped / steps[:, None, :]
@@ -64,10 +70,11 @@ def quantize(
 
 
 def _stored(scales: Array, scale_type: npt.DTypeLike) -> Array:
-    """Round scales to the type they are kept in; what rounds to zero becomes the smallest normal."""
-    smallest = np.float32(np.finfo(np.float16).tiny if scale_type == np.float16 else 2.0**-126)
-    kept = np.where(scales > 0, np.maximum(scales, smallest), np.float32(1))
-    return kept.astype(scale_type)
+    """Round scales up to the type they are kept in; 0, that of a group of zeros, becomes 1."""
+    wanted = np.where(scales > 0, np.maximum(scales, _LEAST_SCALE), np.float32(1))
+    kept = wanted.astype(scale_type)
+    above = np.nextafter(kept, np.asarray(np.inf, scale_type))
+    return np.where(kept.astype(np.float32) < wanted, above, kept)
 
 
 def dequantize(matrix: QuantizedMatrix) -> Array:

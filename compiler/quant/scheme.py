@@ -1,4 +1,4 @@
-"""Say how a weight matrix is quantized, and with which group when the asked one does not divide K."""
+"""Say how a weight matrix is quantized, and by which group where the asked one does not fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WeightScheme:
     """4 or 8."""
 
     group_size: int | None
-    """Neighbours along K that share one scale: 32, 64 or 128; None for one scale per channel (N)."""
+    """Neighbours along K that share one scale, 32, 64 or 128; None for a scale per channel (N)."""
 
     symmetric: bool
     """Whether the grid is centred on zero; otherwise each scale has an integer zero-point."""
@@ -40,9 +40,9 @@ class WeightScheme:
     def group_for(self, k: int) -> int | None:
         """Return the group that a matrix with input dimension `k` gets, None for per channel.
 
-        A group that does not divide K gives way to the largest power of two below it that does, and
-        where none of at least 16 does, to one scale per channel: no runtime here agrees with another
-        on a ragged last group.
+        A group that does not divide K gives way to the largest power of two below it that does,
+        and where none of at least 16 does, to one scale per channel: no runtime here agrees with
+        another on a ragged last group.
         """
         group = self.group_size
         while group is not None and k % group:

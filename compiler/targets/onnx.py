@@ -20,8 +20,11 @@ class Onnx:
     dtype: ir.DataType = ir.DataType.FLOAT
     shares_cache: bool = False
 
-    def require(self, recipe: Recipe, dtype: ir.DataType) -> None:
+    def require(self, recipe: Recipe) -> None:
         """Everything that a recipe can say has a standard form."""
+
+    def require_dtype(self, dtype: ir.DataType) -> None:
+        """Every dtype has a standard form."""
 
     def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:  # noqa: ARG002
         """Leave the neutral graph as it is."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from castline.compiler.passes.gather_block_quantized import GatherBlockQuantized
 from castline.compiler.passes.group_query_attention import GroupQueryAttention
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.pack_projections import PackProjections
@@ -27,9 +28,12 @@ class OnnxRuntime:
     dtype: ir.DataType = ir.DataType.FLOAT
     shares_cache: bool = True
 
-    def require(self, recipe: Recipe, dtype: ir.DataType) -> None:  # noqa: ARG002
-        """Raise TargetError for bfloat16, which ONNX Runtime's CPU kernels do not have."""
+    def require(self, recipe: Recipe) -> None:  # noqa: ARG002
+        """Raise TargetError if ONNX Runtime is not installed."""
         onnxruntime_module()
+
+    def require_dtype(self, dtype: ir.DataType) -> None:
+        """Raise TargetError for bfloat16, which ONNX Runtime's CPU kernels do not have."""
         if dtype == ir.DataType.BFLOAT16:
             raise TargetError(
                 "The onnxruntime target has no bfloat16 kernels on CPUs. Use --dtype float32 or "
@@ -41,6 +45,7 @@ class OnnxRuntime:
         SkipNorm()(model)
         declined = {
             "multiplied in float": MatMulNBits()(model),
+            "looked up in float": GatherBlockQuantized()(model),
             "kept as standard attention": GroupQueryAttention(context_length)(model),
         }
         PackProjections()(model)

@@ -39,8 +39,12 @@ class Target(Protocol):
         """Whether the lowered graph appends to its cache in place."""
         ...
 
-    def require(self, recipe: Recipe, dtype: ir.DataType) -> None:
+    def require(self, recipe: Recipe) -> None:
         """Raise TargetError if this target cannot do what the recipe asks for, or is missing."""
+        ...
+
+    def require_dtype(self, dtype: ir.DataType) -> None:
+        """Raise TargetError if this target has no kernels for `dtype`."""
         ...
 
     def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from io import FileIO
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,7 @@ from castline.progress import Progress, SilentProgress
 MODEL = "model.onnx"
 DATA = "model.onnx.data"
 _ALIGNMENT = 4096  # a page, so that a runtime can map every tensor
+_WRITABLE = (ir.Tensor, ir.LazyTensor, ir.ExternalTensor)
 _INLINE = 1024  # bytes up to which a tensor stays in the model file
 
 
@@ -25,40 +27,45 @@ def write_model(model: ir.Model, folder: Path, progress: Progress | None = None)
     afterwards. Raises OutputError when the disk is full or cannot be written.
     """
     progress = progress or SilentProgress()
-    large = [
-        value
+    large = {
+        value: value.const_value
         for value in model.graph.initializers.values()
         if value.const_value is not None and value.const_value.nbytes > _INLINE
-    ]
-    total = sum(_padded(value.const_value.nbytes) for value in large if value.const_value)
-    path = folder / MODEL
+    }
+    total = sum(_padded(tensor.nbytes) for tensor in large.values())
     try:
         free = shutil.disk_usage(folder).free
         if free < total:
             raise OutputError(_full(folder, total, free))
         with (
             progress.stage("Writing weights", total, "B") as advance,
-            (folder / DATA).open("wb") as f,
+            (folder / DATA).open("wb", buffering=0) as file,
         ):
-            offset = 0
-            for value in large:
-                tensor = value.const_value
-                assert tensor is not None, "large initializers were chosen for having a tensor"
-                data = tensor.tobytes()
-                f.write(data)
-                f.write(b"\0" * (_padded(len(data)) - len(data)))
-                value.const_value = ir.ExternalTensor(
-                    DATA, offset, len(data), tensor.dtype, shape=tensor.shape, name=value.name or "",
-                    base_dir=folder,
-                )  # fmt: skip
-                offset += _padded(len(data))
-                advance(_padded(len(data)))
-        onnx.save(ir.to_proto(model), path)
+            for value, tensor in large.items():
+                value.const_value = _append(file, value, tensor, folder)
+                advance(_padded(tensor.nbytes))
+        onnx.save(ir.to_proto(model), folder / MODEL)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OutputError(_full(folder, total, 0)) from error
         raise OutputError(f"{folder}: cannot be written ({error.strerror}).") from error
-    return path
+    return folder / MODEL
+
+
+def _append(
+    file: FileIO, value: ir.Value, tensor: ir.TensorProtocol, folder: Path
+) -> ir.ExternalTensor:
+    """Write one tensor at the end of the file, padded to a page; return where it is."""
+    assert isinstance(tensor, _WRITABLE), "initializers are in memory, promised or in a file"
+    begin = file.tell()
+    tensor.tofile(file)
+    size = file.tell() - begin
+    assert size == tensor.nbytes, f"{value.name}: promised {tensor.nbytes} bytes, wrote {size}"
+    file.write(b"\0" * (_padded(size) - size))
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor(
+        DATA, begin, size, tensor.dtype, shape=shape, name=str(value.name), base_dir=folder
+    )
 
 
 def _padded(size: int) -> int:

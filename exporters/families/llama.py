@@ -7,6 +7,6 @@ from castline.exporters.families.family import Family
 LLAMA = Family(
     name="llama",
     model_types=frozenset({"llama", "mistral", "qwen2", "qwen3"}),
-    # Checkpoints from before transformers 4.32 carry the rotary frequencies, a function of rope_theta.
+    # Checkpoints from before transformers 4.32 carry the rotary frequencies as well.
     ignored_tensors=("rotary_emb.inv_freq",),
 )

@@ -16,17 +16,13 @@ def test_both_sides_are_told_the_same_group_size_and_head() -> None:
         assert ("head.bits=4" in ours) == ("/lm_head/MatMul" not in theirs)
 
 
-def test_the_ratio_is_ours_by_theirs() -> None:
+def test_the_ratio_is_taken_within_turns() -> None:
     from generate import ratios
 
-    speeds = {
-        "castline": {"prefill": 300.0, "decode": 50.0},
-        "builder": {"prefill": 200.0, "decode": 100.0},
-    }
-    assert ratios(speeds) == {"prefill": 1.5, "decode": 0.5}
-
-
-def test_one_side_alone_has_no_ratio() -> None:
-    from generate import ratios
-
-    assert ratios({"builder": {"prefill": 200.0, "decode": 100.0}}) == {}
+    # The machine is half as fast in the second turn, for both sides alike.
+    runs = [
+        {"side": side, "turn": turn, "prefill": prefill / (turn + 1), "decode": decode / (turn + 1)}
+        for turn in (0, 1)
+        for side, prefill, decode in (("castline", 300.0, 50.0), ("builder", 200.0, 100.0))
+    ]
+    assert ratios(runs) == {"prefill": 1.5, "decode": 0.5}

@@ -12,7 +12,10 @@ from castline.errors import OutputError, TargetError
 
 LAST_LINES = 15
 ERRORS_SHOWN = 10
-_ERROR_LINE = re.compile(r"^\[E\] (?P<text>.*)$", re.MULTILINE)
+# Polygraphy indents the further lines of one message.
+_ERROR = re.compile(r"^\[E\] (?P<text>.*(?:\n {4}.*)*)", re.MULTILINE)
+# Where there is no GPU, this accompanies whatever else is wrong.
+_NO_DRIVER = "CUDA driver version is insufficient"
 _NODE_ERROR = re.compile(
     r"^In node -?\d+ with name: (?P<node>.*?) and operator: (?P<operator>\S*) "
 )
@@ -71,10 +74,15 @@ def last_lines(log: Path) -> str:
 
 
 def builder_errors(log: Path) -> tuple[str, ...]:
-    """Return what TensorRT reported as errors; where it names nodes, only the lines that do."""
-    errors = [match["text"] for match in _ERROR_LINE.finditer(log.read_text(errors="replace"))]
+    """Return what TensorRT reported as errors; where some name nodes, those alone."""
+    text = log.read_text(errors="replace")
+    errors = [error for match in _ERROR.finditer(text) if (error := _one_line(match["text"]))]
     at_nodes = [text for text in errors if _NODE_ERROR.match(text)]
     return tuple(_NODE_ERROR.sub(_node, text) for text in (at_nodes or errors)[:ERRORS_SHOWN])
+
+
+def _one_line(error: str) -> str:
+    return " ".join(line.strip() for line in error.splitlines() if _NO_DRIVER not in line)
 
 
 def _node(match: re.Match[str]) -> str:

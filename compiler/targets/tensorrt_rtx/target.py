@@ -32,8 +32,8 @@ class TensorRTRTX:
     profile: Profile = field(default_factory=Profile)
     compute_capabilities: tuple[str, ...] = ()
 
-    def require(self, recipe: Recipe, dtype: ir.DataType) -> None:  # noqa: ARG002
-        """Raise TargetError for zero-points of 4 bits, which TensorRT-RTX refuses."""
+    def require(self, recipe: Recipe) -> None:
+        """Raise TargetError for zero-points, which TensorRT-RTX refuses, or if it is missing."""
         schemes = {
             "weights": recipe.weights_scheme,
             "head": recipe.head_scheme,
@@ -42,11 +42,14 @@ class TensorRTRTX:
         refused = [name for name, scheme in schemes.items() if scheme and not scheme.symmetric]
         if refused:
             raise TargetError(
-                f"The tensorrt-rtx target takes no zero-points, and recipe {recipe.name!r} has them "
-                f"in {', '.join(refused)}. Use w4a16-rtn-sym, or --set "
-                f"{refused[0]}.symmetric=true."
+                f"The tensorrt-rtx target takes no zero-points, and recipe {recipe.name!r} has "
+                f"them in {', '.join(refused)}. Use w4a16-rtn-sym, or "
+                f"{' '.join(f'--set {name}.symmetric=true' for name in refused)}."
             )
         require_builder()
+
+    def require_dtype(self, dtype: ir.DataType) -> None:
+        """TensorRT-RTX takes float32, float16 and bfloat16 alike."""
 
     def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:  # noqa: ARG002
         """Leave the neutral graph as it is: its standard operators are TensorRT's native form."""

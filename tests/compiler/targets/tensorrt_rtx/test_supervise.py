@@ -119,11 +119,14 @@ def test_errors_at_nodes_are_told_by_node(tmp_path: Path) -> None:
         "[V] parsing\n"
         "[E] ModelImporter.cpp:142: --- Begin node ---\n"
         "[E] In node 4 with name: layers.0.q_proj and operator: MatMul (importMatMul): "
-        "INVALID_NODE: shapes differ\n"
+        "INVALID_NODE: Invalid Node\n"
+        "    ITensor::getDimensions: shapes differ\n"
+        "    Cuda Runtime (cudaError 35: CUDA driver version is insufficient for CUDA)\n"
         "[E] In node -1 with name:  and operator:  (importInitializers): INVALID_GRAPH: w\n"
     )
     assert builder_errors(log) == (
-        "layers.0.q_proj (MatMul): (importMatMul): INVALID_NODE: shapes differ",
+        "layers.0.q_proj (MatMul): (importMatMul): INVALID_NODE: Invalid Node "
+        "ITensor::getDimensions: shapes differ",
         "(importInitializers): INVALID_GRAPH: w",
     )
 

@@ -1,0 +1,100 @@
+"""Quantize the embedding table; a head that is tied to it can read the same codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from castline.compiler.passes.promised_matrix import Array, PromisedParts
+from castline.compiler.passes.quantize_weights import CODE_TYPES
+from castline.compiler.quant.round_to_nearest import quantize
+from castline.compiler.quant.scheme import WeightScheme
+
+_TOKENS = "input_ids"
+
+
+@dataclass(frozen=True)
+class QuantizeEmbedding:
+    """The table [vocabulary, hidden] becomes codes in groups along the hidden dimension."""
+
+    scheme: WeightScheme
+    with_head: bool = False
+    """Whether a head that is tied to the table reads the same codes, which are stored once."""
+
+    def __call__(self, model: ir.Model) -> tuple[str, ...]:
+        """Rewrite `model` in place; return the names of the tables that were quantized."""
+        tables = {
+            node.inputs[0]
+            for node in model.graph
+            if node.op_type == "Gather" and _reads_tokens(node) and _is_table(node.inputs[0])
+        }
+        for table in tables:
+            assert table is not None, "a table was found as an initializer"
+            self._quantize(model.graph, table)
+        return tuple(sorted(str(table.name) for table in tables if table is not None))
+
+    def _quantize(self, graph: ir.Graph, table: ir.Value) -> None:
+        users = [node for node in table.consumers() if self.with_head or node.op_type == "Gather"]
+        parts = _promised(table, self.scheme)
+        for part in parts:
+            graph.initializers.add(part)
+        _, width = _sizes(table)
+        group = self.scheme.group_for(width)
+        attributes = {"axis": 0} if group is None else {"axis": 1, "block_size": group}
+        gather = next(node for node in users if node.op_type == "Gather")
+        path = str(gather.name).rpartition("/")[0]
+        node = ir.node("DequantizeLinear", parts, attributes, name=f"{path}/DequantizeLinear")
+        dequantized = node.outputs[0]
+        dequantized.name = f"{path}/DequantizeLinear_output_0"
+        dequantized.shape = table.shape
+        dequantized.type = ir.TensorType(table.dtype or ir.DataType.FLOAT)
+        graph.insert_before(min(users, key=list(graph).index), node)
+        for user in users:
+            for position, value in enumerate(user.inputs):
+                if value is table:
+                    user.replace_input_with(position, dequantized)
+        if not table.consumers():
+            graph.initializers.pop(str(table.name))
+
+
+def _reads_tokens(node: ir.Node) -> bool:
+    indices = node.inputs[1]
+    return indices is not None and indices.name == _TOKENS
+
+
+def _is_table(value: ir.Value | None) -> bool:
+    return value is not None and value.is_initializer() and value.shape is not None
+
+
+def _sizes(table: ir.Value) -> tuple[int, int]:
+    assert table.shape is not None, "initializers have shapes"
+    rows, width = (int(size) for size in table.shape.numpy())
+    return rows, width
+
+
+def _promised(table: ir.Value, scheme: WeightScheme) -> list[ir.Value]:
+    tensor = table.const_value
+    assert tensor is not None, "initializers have tensors"
+    rows, width = _sizes(table)
+    group = scheme.group_for(width)
+    float_type = table.dtype or ir.DataType.FLOAT
+
+    def compute() -> tuple[Array, ...]:
+        matrix = quantize(tensor.numpy().T, scheme, float_type.numpy())
+        parts = [matrix.codes, matrix.scales]
+        parts += [] if matrix.zero_points is None else [matrix.zero_points]
+        return tuple(part.T if group or part is matrix.codes else part[0] for part in parts)
+
+    promised = PromisedParts(compute, parts=2 if scheme.symmetric else 3)
+    code_type = CODE_TYPES[scheme.bits, scheme.symmetric]
+    scale_shape = (rows,) if group is None else (rows, width // group)
+    forms = [
+        (code_type, (rows, width), "quantized"),
+        (float_type, scale_shape, "scale"),
+        (code_type, scale_shape, "zero_point"),
+    ]
+    return [
+        promised.promise(index, dtype, shape, f"{table.name}_{suffix}")
+        for index, (dtype, shape, suffix) in enumerate(forms[: 2 if scheme.symmetric else 3])
+    ]

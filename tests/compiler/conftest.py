@@ -1,0 +1,181 @@
+"""Build a tiny decoder of every architecture, traced once, and run its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from castline.compiler.targets.session import DecoderSession, cache_layout
+from castline.compiler.targets.write import write_model
+from castline.exporters import trace as tracing
+from castline.exporters.checkpoint import Checkpoint, open_checkpoint
+from castline.exporters.decoder import decoder
+from castline.exporters.skeleton import Skeleton
+
+VOCABULARY = 160
+CONTEXT = 512
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SIZES),
+    "tied": LlamaConfig(**{**SIZES, "tie_word_embeddings": True, "num_hidden_layers": 1}),
+    "mistral": MistralConfig(**SIZES, head_dim=32, sliding_window=6),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=32),
+}
+
+Step = tuple[np.ndarray, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A checkpoint in a folder, and its float graph, written."""
+
+    checkpoint: Checkpoint
+    graph: Path
+
+    def model(self) -> ir.Model:
+        """Return the float graph anew, with its weights left in the file."""
+        return ir.load(self.graph)
+
+
+@pytest.fixture(scope="session")
+def traced_once() -> Iterator[None]:
+    """Trace every configuration once and hand out copies: a trace takes seconds."""
+    traced: dict[str, ir.Model] = {}
+    real = tracing.trace
+
+    def trace(skeleton: Skeleton, *rest: object) -> ir.Model:
+        key = skeleton.model.config.to_json_string()
+        if key not in traced:
+            traced[key] = real(skeleton, *rest)
+        return traced[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "trace", trace)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, traced_once: None) -> Callable[[str], Tiny]:  # noqa: ARG001
+    """Return the tiny decoder of an architecture: "llama", "tied", "mistral", "qwen2", "qwen3"."""
+    made: dict[str, Tiny] = {}
+
+    def of(name: str) -> Tiny:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            save_checkpoint(CONFIGS[name], folder / "checkpoint")
+            checkpoint = open_checkpoint(folder / "checkpoint")
+            made[name] = Tiny(checkpoint, write_model(decoder(checkpoint).model, folder))
+        return made[name]
+
+    return of
+
+
+def save_checkpoint(config: PretrainedConfig, folder: Path) -> None:
+    """Write a model whose every weight matters, with a tokenizer of words w0, w1, ..."""
+    model = AutoModelForCausalLM.from_config(config)
+    random = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=random)
+        if parameter.ndim == 2:
+            parameter.data = noise * (1.0 if "embed" in name else parameter.shape[1] ** -0.5)
+        else:
+            parameter.data = 0.3 * noise + ("norm" in name)
+    model.save_pretrained(folder)
+    words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(VOCABULARY - 3))]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[ir.Model], Path]:
+    """Write a model into a folder of its own, check it as ONNX does, and return the file."""
+
+    def write(model: ir.Model) -> Path:
+        folder = tmp_path / f"model{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        path = write_model(model, folder)
+        # Functions of com.microsoft have no schema in ONNX itself, so their shapes stay unknown.
+        onnx.checker.check_model(path, full_check=True)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def run_steps() -> Callable[..., list[np.ndarray]]:
+    """Run the steps of a decoding, tokens and mask each, and return the logits that count."""
+
+    def run(path: Path, steps: Sequence[Step], *, shared: bool = False) -> list[np.ndarray]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        # By default codes behind a DequantizeLinear are multiplied with activations in int8.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        loaded = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        layout = cache_layout(loaded, path, None)
+        session = DecoderSession(loaded, layout, shared_cache=shared, context_length=None)
+        capacity = sum(tokens.shape[1] for tokens, _ in steps)
+        decoding = session.begin(len(steps[0][0]), capacity + (5 if shared else 0))
+        found = []
+        for tokens, mask in steps:
+            logits = decoding.step(tokens, mask)
+            found.append(logits if mask is None else logits[mask.astype(bool)])
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def scenarios() -> dict[str, list[Step]]:
+    """Return what a decoder must do right: prompts, decoding, padding, prompts in pieces."""
+    ids = np.random.default_rng(1).integers(0, VOCABULARY, (2, 24))
+    left = np.array([[0, 0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]])
+    right = np.ascontiguousarray(left[:, ::-1])
+
+    def after(first: Step, count: int, start: int) -> list[Step]:
+        rows = len(first[0])
+        return [first, *((ids[:rows, i : i + 1], None) for i in range(start, start + count))]
+
+    return {
+        "prefill": [(ids[:1, :9], None)],
+        "decode": after((ids[:, :7], None), 8, 7),
+        "left padding": after((ids[:, :8], left), 3, 8),
+        "right padding": after((ids[:, :8], right), 3, 8),
+        "pieces": [(ids[:1, :5], None), (ids[:1, 5:9], None), (ids[:1, 9:12], None)],
+        "padded pieces": [(ids[:1, :8], left[:1]), (ids[:1, 8:11], None), (ids[:1, 11:12], None)],
+        "one token": after((ids[:1, :1], None), 2, 1),
+    }

@@ -1,0 +1,216 @@
+"""Weights become codes behind a DequantizeLinear, and nothing else changes."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+
+from castline.compiler.check.original import OriginalModel, assign
+from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.quant.round_to_nearest import dequantize, quantize
+from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.targets.write import write_model
+from castline.exporters.checkpoint import Checkpoint
+from castline.exporters.decoder import decoder
+
+Write = Callable[[ir.Model], Path]
+RANDOM = np.random.default_rng(0)
+INT4 = WeightScheme(4, 32, False)
+
+
+def linear(k: int, n: int = 6, dtype: type = np.float32, *, transposed: bool = False) -> ir.Model:
+    """Return the model y = x @ W; `transposed` stores W as [N, K], read by another node too."""
+    element = "float" if dtype is np.float32 else "float16"
+    stored = f"{n}, {k}" if transposed else f"{k}, {n}"
+    body = "y = MatMul (x, weight)"
+    outputs = f"{element}[B, {n}] y"
+    if transposed:
+        body = "t = Transpose <perm = [1, 0]> (weight)\n y = MatMul (x, t)\n r = Gather (weight, i)"
+        outputs += f", {element}[{k}] r"
+    inputs = f"{element}[B, {k}] x, {element}[{stored}] weight" + (
+        ", int64 i" if transposed else ""
+    )
+    model = ir.from_onnx_text(
+        f'<ir_version: 10, opset_import: ["" : 23]> linear ({inputs}) => ({outputs}) {{ {body} }}'
+    )
+    value = model.graph.inputs.pop(1)
+    array = RANDOM.standard_normal((n, k) if transposed else (k, n)).astype(dtype)
+    value.const_value = ir.Tensor(array, name="weight")
+    model.graph.initializers.add(value)
+    for node in model.graph:
+        node.name = f"/layer/{node.op_type}"
+    return model
+
+
+def run(path: Path, **feed: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["y"], feed)[0])
+
+
+@pytest.mark.parametrize("k", [128, 96, 48, 100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize(
+    ("bits", "group", "symmetric"),
+    list(itertools.product((4, 8), (32, 128, None), (True, False))),
+)
+def test_the_product_is_that_with_the_rounded_weights(
+    written: Write, bits: int, group: int | None, symmetric: bool, dtype: type, k: int
+) -> None:
+    scheme = WeightScheme(bits, group, symmetric)
+    model = linear(k, dtype=dtype)
+    weights = model.graph.initializers["weight"].const_value.numpy()  # type: ignore[union-attr]
+    done = QuantizeWeights(scheme)(model)
+    assert done.linears == ["weight"]
+    assert [node.op_type for node in model.graph] == ["DequantizeLinear", "MatMul"]
+    assert "weight" not in model.graph.initializers
+    x = RANDOM.standard_normal((3, k)).astype(dtype)
+    rounded = dequantize(quantize(weights, scheme, dtype))
+    expected = x.astype(np.float32) @ rounded
+    tolerance = 1e-5 if dtype is np.float32 else 4e-3  # ten bits of fraction, and sums of them
+    result = run(written(model), x=x).astype(np.float32)
+    assert np.abs(result - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [
+        (WeightScheme(4, 32, True), ["INT4", "FLOAT"]),
+        (WeightScheme(4, 32, False), ["UINT4", "FLOAT", "UINT4"]),
+        (WeightScheme(8, 32, True), ["INT8", "FLOAT"]),
+        (WeightScheme(8, None, False), ["UINT8", "FLOAT", "UINT8"]),
+    ],
+)
+def test_codes_have_the_type_that_the_scheme_asks_for(
+    scheme: WeightScheme, expected: list[str]
+) -> None:
+    model = linear(64)
+    QuantizeWeights(scheme)(model)
+    parts = model.graph[0].inputs
+    assert [part.dtype.name for part in parts if part is not None and part.dtype] == expected
+    names = ["weight_quantized", "weight_scale", "weight_zero_point"]
+    assert [part.name for part in parts if part is not None] == names[: len(expected)]
+
+
+def test_a_weight_that_another_node_reads_stays_for_it(written: Write) -> None:
+    model = linear(64, transposed=True)
+    weights = model.graph.initializers["weight"].const_value.numpy()  # type: ignore[union-attr]
+    QuantizeWeights(INT4)(model)
+    assert sorted(node.op_type for node in model.graph) == ["DequantizeLinear", "Gather", "MatMul"]
+    x = RANDOM.standard_normal((2, 64)).astype(np.float32)
+    expected = x @ dequantize(quantize(weights.T, INT4))
+    np.testing.assert_allclose(
+        run(written(model), x=x, i=np.array(0, np.int64)), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_group_that_does_not_divide_k_is_reported() -> None:
+    model = linear(576)
+    done = QuantizeWeights(replace(INT4, group_size=128))(model)
+    assert done.regrouped == Counter({(576, 64): 1})
+    assert model.graph[0].attributes.get_int("block_size") == 64
+    assert done.notes(WeightScheme(4, 128, False)) == (
+        "group 128 does not divide K = 576: group 64 used for 1 linears",
+    )
+
+
+def test_k_without_any_group_gets_one_scale_per_channel_and_is_reported() -> None:
+    model = linear(100)
+    done = QuantizeWeights(INT4)(model)
+    assert "block_size" not in model.graph[0].attributes
+    assert done.notes(INT4) == (
+        "group 32 does not divide K = 100: one scale per channel used for 1 linears",
+    )
+
+
+def test_the_head_is_quantized_only_when_it_is_meant(tiny: Callable[[str], Any]) -> None:
+    layers = tiny("llama").model()
+    done = QuantizeWeights(INT4)(layers)
+    assert len(done.linears) == 2 * 7
+    assert "lm_head.weight" not in done.linears
+    assert QuantizeWeights(INT4, head=True)(layers).linears == ["lm_head.weight"]
+
+
+def test_a_tied_head_is_quantized_and_the_embedding_stays(
+    tiny: Callable[[str], Any], written: Write
+) -> None:
+    model = tiny("tied").model()
+    assert QuantizeWeights(INT4, head=True)(model).linears == ["model.embed_tokens.weight"]
+    assert "model.embed_tokens.weight" in model.graph.initializers
+    written(model)
+
+
+def test_twice_changes_nothing_more(tiny: Callable[[str], Any]) -> None:
+    model = tiny("llama").model()
+    QuantizeWeights(INT4)(model)
+    once = [node.op_type for node in model.graph]
+    again = QuantizeWeights(INT4)(model)
+    assert again.linears == []
+    assert [node.op_type for node in model.graph] == once
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "tied"])
+def test_the_graph_equals_hugging_face_with_the_rounded_weights(
+    tiny: Callable[[str], Any],
+    written: Write,
+    run_steps: Callable[..., list[np.ndarray]],
+    name: str,
+) -> None:
+    scheme = WeightScheme(4, 64, False)
+    tested = tiny(name)
+    model = tested.model()
+    done = QuantizeWeights(scheme)(model)
+    original = OriginalModel.load(tested.checkpoint)
+    for weight in done.linears:
+        rounded = dequantize(quantize(tested.checkpoint.read(weight).T, scheme)).T
+        assign(original.model, weight, torch.from_numpy(np.ascontiguousarray(rounded)))
+    tokens = RANDOM.integers(0, 160, (2, 11))
+    mask = np.ones_like(tokens)
+    mask[0, :4] = 0
+    (result,) = run_steps(written(model), [(tokens, mask)])
+    expected = original.logits(tokens, mask)[mask.astype(bool)]
+    assert np.abs(result - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_every_tensor_of_the_checkpoint_is_read_once(
+    tiny: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tiny("llama").checkpoint
+    reads: Counter[str] = Counter()
+    real = Checkpoint.read
+
+    def read(self: Checkpoint, name: str) -> np.ndarray:
+        reads[name] += 1
+        return real(self, name)
+
+    monkeypatch.setattr(Checkpoint, "read", read)
+    model = decoder(checkpoint).model
+    QuantizeWeights(INT4)(model)
+    QuantizeWeights(INT4, head=True)(model)
+    assert not reads, "nothing is read before the model is written"
+    write_model(model, tmp_path)
+    assert reads == Counter(list(checkpoint.tensors))
+
+
+def test_the_written_file_holds_the_codes(written: Write) -> None:
+    model = linear(64, n=64)
+    weights = model.graph.initializers["weight"].const_value.numpy()  # type: ignore[union-attr]
+    QuantizeWeights(WeightScheme(8, 32, True))(model)
+    saved = onnx.load(written(model))
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in saved.graph.initializer}
+    matrix = quantize(weights, WeightScheme(8, 32, True))
+    np.testing.assert_array_equal(stored["weight_quantized"], matrix.codes)
+    np.testing.assert_array_equal(stored["weight_scale"], matrix.scales)
