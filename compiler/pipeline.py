@@ -196,7 +196,8 @@ def _quantize(exported: Decoder, recipe: Recipe) -> tuple[str, ...]:
     embedding, head = recipe.embedding_scheme, recipe.head_scheme
     if embedding is not None:
         # Where the head is tied to the table and quantized alike, both read the same codes.
-        QuantizeEmbedding(embedding, with_head=head == embedding)(exported.model)
+        quantized = QuantizeEmbedding(embedding, with_head=head == embedding)(exported.model)
+        notes += quantized.notes(embedding)
     for scheme, is_head in ((recipe.weights_scheme, False), (head, True)):
         if scheme is not None:
             notes += QuantizeWeights(scheme, head=is_head)(exported.model).notes(scheme)

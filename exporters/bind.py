@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import onnx_ir as ir
 
 from castline.errors import CheckpointError
 from castline.exporters import names
 from castline.exporters.checkpoint import Checkpoint
-from castline.exporters.readers.tensors import Array
+from castline.exporters.promise import PromisedWeight
 from castline.exporters.skeleton import Skeleton
 
 _LISTED = 12  # names of one sort that an error spells out before it only counts
-_FLOAT16_MAX = 65504.0
 
 
 def bind(
@@ -101,7 +99,7 @@ def _promise(graph: ir.Graph, value: ir.Value, checkpoint: Checkpoint) -> None:
         for node in list(value.consumers()):
             node.outputs[0].replace_all_uses_with(value)
             graph.remove(node, safe=True)
-    tensor = promised(str(value.name), checkpoint, value.dtype, axes)
+    tensor = PromisedWeight(checkpoint, str(value.name), value.dtype, axes)
     value.shape, value.const_value = tensor.shape, tensor
     graph.initializers.add(value)
 
@@ -113,39 +111,3 @@ def _only_permutation(value: ir.Value) -> tuple[int, ...] | None:
         for node in value.consumers()
     }
     return permutations.pop() if len(permutations) == 1 else None
-
-
-def promised(
-    name: str,
-    checkpoint: Checkpoint,
-    dtype: ir.DataType,
-    axes: tuple[int, ...] | None = None,
-) -> ir.LazyTensor:
-    """Return a tensor that reads, transposes and casts a checkpoint's tensor when asked for it.
-
-    `axes` is the order in which it has the stored axes. Evaluating it raises CheckpointError for
-    what `Checkpoint.read` refuses and for values beyond float16 where that is `dtype`.
-    """
-    shape = checkpoint.tensors[name].shape
-    if axes is not None:
-        shape = tuple(shape[axis] for axis in axes)
-
-    def read() -> ir.TensorProtocol:
-        array = checkpoint.read(name)
-        if axes is not None:
-            array = array.transpose(axes)
-        return ir.Tensor(_cast(array, dtype, name), dtype=dtype, name=name)
-
-    return ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name)
-
-
-def _cast(array: Array, dtype: ir.DataType, name: str) -> Array:
-    if dtype == ir.DataType.FLOAT16 and array.dtype != np.float16:
-        # Two reductions: the absolute values would be a second copy of the tensor.
-        peak = max(float(array.max(initial=0)), -float(array.min(initial=0)))
-        if peak > _FLOAT16_MAX:
-            raise CheckpointError(
-                f"{name}: holds {peak:.4g}, beyond float16's largest number, {_FLOAT16_MAX:.0f}. "
-                "Export it as bfloat16 or float32 (--dtype)."
-            )
-    return np.asarray(array, dtype=dtype.numpy(), order="C")

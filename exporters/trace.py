@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ def trace(skeleton: Skeleton) -> ir.Model:
     """
     _use_grouped_attention(skeleton.model)
     layers = len(skeleton.kept)
-    with _quiet():
+    with _quiet(), _without_garbage_collection():
         program = torch.onnx.export(
             _Decoder(skeleton.model, layers),
             args=_example(skeleton.model.config, layers),
@@ -178,3 +179,15 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Keep Python from searching all that torch holds for cycles: a sixth of the tracing time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from castline.compiler.passes.promised_matrix import Array, PromisedParts
-from castline.compiler.passes.quantize_weights import CODE_TYPES
+from castline.compiler.passes.quantize_weights import CODE_TYPES, Quantized
 from castline.compiler.quant.round_to_nearest import quantize
 from castline.compiler.quant.scheme import WeightScheme
 
@@ -22,8 +22,9 @@ class QuantizeEmbedding:
     with_head: bool = False
     """Whether a head that is tied to the table reads the same codes, which are stored once."""
 
-    def __call__(self, model: ir.Model) -> tuple[str, ...]:
-        """Rewrite `model` in place; return the names of the tables that were quantized."""
+    def __call__(self, model: ir.Model) -> Quantized:
+        """Rewrite `model` in place; nothing is read before the model is written."""
+        done = Quantized()
         tables = {
             node.inputs[0]
             for node in model.graph
@@ -32,7 +33,8 @@ class QuantizeEmbedding:
         for table in tables:
             assert table is not None, "a table was found as an initializer"
             self._quantize(model.graph, table)
-        return tuple(sorted(str(table.name) for table in tables if table is not None))
+            done.add(str(table.name), _sizes(table)[1], self.scheme)
+        return done
 
     def _quantize(self, graph: ir.Graph, table: ir.Value) -> None:
         users = [node for node in table.consumers() if self.with_head or node.op_type == "Gather"]

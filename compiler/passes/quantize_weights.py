@@ -25,18 +25,25 @@ CODE_TYPES = {
 class Quantized:
     """What a run of the pass did, for the outcome."""
 
-    linears: list[str] = field(default_factory=list)
-    """Names of the matrices that were quantized."""
+    names: list[str] = field(default_factory=list)
+    """The matrices that were quantized."""
 
     regrouped: Counter[tuple[int, int | None]] = field(default_factory=Counter)
     """(K, group used instead, None for per channel) -> number of matrices."""
+
+    def add(self, name: str, k: int, scheme: WeightScheme) -> None:
+        """Note a matrix of input dimension `k`, and its group if another was asked for."""
+        self.names.append(name)
+        group = scheme.group_for(k)
+        if group != scheme.group_size:
+            self.regrouped[k, group] += 1
 
     def notes(self, scheme: WeightScheme) -> tuple[str, ...]:
         """Return a sentence for every K that the scheme's group does not divide."""
         return tuple(
             f"group {scheme.group_size} does not divide K = {k}: "
             f"{'one scale per channel' if group is None else f'group {group}'} "
-            f"used for {count} linears"
+            f"used for {count} {'matrix' if count == 1 else 'matrices'}"
             for (k, group), count in sorted(self.regrouped.items(), key=lambda item: item[0][0])
         )
 
@@ -55,11 +62,8 @@ class QuantizeWeights:
         for linear in linears(model):
             if linear.is_head != self.head:
                 continue
-            group = self.scheme.group_for(linear.k)
-            if group != self.scheme.group_size:
-                done.regrouped[linear.k, group] += 1
             _quantize(model.graph, linear, self.scheme)
-            done.linears.append(linear.name)
+            done.add(linear.name, linear.k, self.scheme)
         return done
 
 

@@ -44,6 +44,7 @@ def write_model(model: ir.Model, folder: Path, progress: Progress | None = None)
             for value, tensor in large.items():
                 value.const_value = _append(file, value, tensor, folder)
                 advance(_padded(tensor.nbytes))
+        _read_small(model)
         onnx.save(ir.to_proto(model), folder / MODEL)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -66,6 +67,18 @@ def _append(
     return ir.ExternalTensor(
         DATA, begin, size, tensor.dtype, shape=shape, name=str(value.name), base_dir=folder
     )
+
+
+def _read_small(model: ir.Model) -> None:
+    """Keep the promises that go into the model file.
+
+    Serialization would wrap what reading one raises, such as an error about the checkpoint, into an
+    error of its own.
+    """
+    for value in model.graph.initializers.values():
+        promise = value.const_value
+        if isinstance(promise, ir.LazyTensor):
+            value.const_value = promise.raw()
 
 
 def _padded(size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ SIZES = {
 }
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
-    "tied": LlamaConfig(**{**SIZES, "tie_word_embeddings": True, "num_hidden_layers": 1}),
+    "tied": LlamaConfig(**SIZES | {"tie_word_embeddings": True, "intermediate_size": 100}),
     "mistral": MistralConfig(**SIZES, head_dim=32, sliding_window=6),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
@@ -73,10 +74,11 @@ def traced_once() -> Iterator[None]:
     traced: dict[str, ir.Model] = {}
     real = tracing.trace
 
-    def trace(skeleton: Skeleton, *rest: object) -> ir.Model:
+    @functools.wraps(real)
+    def trace(skeleton: Skeleton) -> ir.Model:
         key = skeleton.model.config.to_json_string()
         if key not in traced:
-            traced[key] = real(skeleton, *rest)
+            traced[key] = real(skeleton)
         return traced[key].clone()
 
     with pytest.MonkeyPatch.context() as patch:

@@ -67,9 +67,12 @@ def build_engine(
     *,
     profile: Profile,
     compute_capabilities: tuple[str, ...] = (),
+    log: Path | None = None,
     progress: Progress,
 ) -> EngineFacts:
-    """Build the saved ONNX `model` into a serialized engine; a log named after it stays beside.
+    """Build the saved ONNX `model` into a serialized engine.
+
+    What the builder says goes to `log` (None: a file named after the engine, beside it).
 
     `compute_capabilities` are the GPUs it will run on, such as "8.9"; none means TensorRT-RTX's
     default, which is 8.0, 8.6, 8.9, 12.0 and later.
@@ -81,7 +84,7 @@ def build_engine(
     """
     require_builder()
     profiles = model_shapes(model, profile)
-    log = engine.with_name(f"{engine.name}.build.log")
+    log = log or engine.with_name(f"{engine.name}.build.log")
     with _scratch(engine) as scratch, _written(engine) as unfinished:
         handed = hand_over(model, scratch)
         _refuse(handed, model)

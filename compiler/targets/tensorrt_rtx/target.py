@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,15 +59,23 @@ class TensorRTRTX:
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:
         """Build model.engine beside the ONNX model."""
+        # The folder goes when the build fails, and the log of a failed build is what one needs.
+        logs = Path(tempfile.mkdtemp(prefix="castline-tensorrt-rtx-log-"))
         facts = build_engine(
             folder / "model.onnx",
             folder / ENGINE,
             profile=self.profile.clipped(context_length),
             compute_capabilities=self.compute_capabilities,
+            log=logs / f"{ENGINE}.build.log",
             progress=progress,
         )
+        shutil.rmtree(logs)
         reason = runnable_here()
-        kept = {True: "stay low-bit", False: "were expanded", None: "are not low-bit"}
+        kept = {
+            True: "stay low-bit",
+            False: "were expanded",
+            None: "have no low-bit part, or too small a one to tell",
+        }
         notes = (
             f"engine: {facts.bytes / 1e6:.0f} MB, weights {kept[facts.weights_kept_low_bit]}, "
             f"built in {facts.seconds:.0f} s with {facts.peak_memory_bytes / 1e9:.1f} GB",

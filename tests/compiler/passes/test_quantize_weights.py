@@ -74,7 +74,7 @@ def test_the_product_is_that_with_the_rounded_weights(
     model = linear(k, dtype=dtype)
     weights = model.graph.initializers["weight"].const_value.numpy()  # type: ignore[union-attr]
     done = QuantizeWeights(scheme)(model)
-    assert done.linears == ["weight"]
+    assert done.names == ["weight"]
     assert [node.op_type for node in model.graph] == ["DequantizeLinear", "MatMul"]
     assert "weight" not in model.graph.initializers
     x = RANDOM.standard_normal((3, k)).astype(dtype)
@@ -123,7 +123,7 @@ def test_a_group_that_does_not_divide_k_is_reported() -> None:
     assert done.regrouped == Counter({(576, 64): 1})
     assert model.graph[0].attributes.get_int("block_size") == 64
     assert done.notes(WeightScheme(4, 128, False)) == (
-        "group 128 does not divide K = 576: group 64 used for 1 linears",
+        "group 128 does not divide K = 576: group 64 used for 1 matrix",
     )
 
 
@@ -132,23 +132,23 @@ def test_k_without_any_group_gets_one_scale_per_channel_and_is_reported() -> Non
     done = QuantizeWeights(INT4)(model)
     assert "block_size" not in model.graph[0].attributes
     assert done.notes(INT4) == (
-        "group 32 does not divide K = 100: one scale per channel used for 1 linears",
+        "group 32 does not divide K = 100: one scale per channel used for 1 matrix",
     )
 
 
 def test_the_head_is_quantized_only_when_it_is_meant(tiny: Callable[[str], Any]) -> None:
     layers = tiny("llama").model()
     done = QuantizeWeights(INT4)(layers)
-    assert len(done.linears) == 2 * 7
-    assert "lm_head.weight" not in done.linears
-    assert QuantizeWeights(INT4, head=True)(layers).linears == ["lm_head.weight"]
+    assert len(done.names) == 2 * 7
+    assert "lm_head.weight" not in done.names
+    assert QuantizeWeights(INT4, head=True)(layers).names == ["lm_head.weight"]
 
 
 def test_a_tied_head_is_quantized_and_the_embedding_stays(
     tiny: Callable[[str], Any], written: Write
 ) -> None:
     model = tiny("tied").model()
-    assert QuantizeWeights(INT4, head=True)(model).linears == ["model.embed_tokens.weight"]
+    assert QuantizeWeights(INT4, head=True)(model).names == ["model.embed_tokens.weight"]
     assert "model.embed_tokens.weight" in model.graph.initializers
     written(model)
 
@@ -158,7 +158,7 @@ def test_twice_changes_nothing_more(tiny: Callable[[str], Any]) -> None:
     QuantizeWeights(INT4)(model)
     once = [node.op_type for node in model.graph]
     again = QuantizeWeights(INT4)(model)
-    assert again.linears == []
+    assert again.names == []
     assert [node.op_type for node in model.graph] == once
 
 
@@ -174,7 +174,7 @@ def test_the_graph_equals_hugging_face_with_the_rounded_weights(
     model = tested.model()
     done = QuantizeWeights(scheme)(model)
     original = OriginalModel.load(tested.checkpoint)
-    for weight in done.linears:
+    for weight in done.names:
         rounded = dequantize(quantize(tested.checkpoint.read(weight).T, scheme)).T
         assign(original.model, weight, torch.from_numpy(np.ascontiguousarray(rounded)))
     tokens = RANDOM.integers(0, 160, (2, 11))

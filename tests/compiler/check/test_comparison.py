@@ -1,0 +1,114 @@
+"""A written model is measured beside its checkpoint on the same text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from castline.compiler.check.comparison import HeldOutText, held_out_text, measure
+from castline.compiler.package.genai_config import write_genai_config
+from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.thresholds import Thresholds
+from castline.compiler.targets.onnxruntime import OnnxRuntime
+from castline.compiler.targets.write import write_model
+from castline.errors import CheckpointError, RecipeError
+from castline.exporters.readers.tokenizer import FolderTokenizer
+
+WORDS = 8 * 512
+
+
+def text_of(words: int) -> str:
+    return " ".join(f"w{i * i % 157}" for i in range(words))
+
+
+@pytest.fixture
+def text(tiny: Callable[[str], Any], tmp_path: Path) -> HeldOutText:
+    """Eight short windows; the whole ones would take longer."""
+    file = tmp_path / "text.txt"
+    file.write_text(text_of(WORDS))
+    whole = held_out_text(tiny("llama").checkpoint, str(file))
+    return HeldOutText(whole.windows[:, :64], whole.sha256, whole.source)
+
+
+def written(model: ir.Model, config: Any, folder: Path, *, shares_cache: bool = False) -> Path:
+    folder.mkdir()
+    write_genai_config(folder, config, shares_cache=shares_cache, stop_tokens=[2])
+    write_model(model, folder)
+    return folder
+
+
+def test_text_is_cut_into_windows_of_the_context(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(text_of(WORDS + 1000))
+    found = held_out_text(tiny("llama").checkpoint, str(file))
+    assert found.windows.shape == (8, 512)
+    assert found.source == str(file)
+    assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_short_text_is_refused(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(text_of(100))
+    with pytest.raises(RecipeError, match="too short: 8 windows of 512 tokens"):
+        held_out_text(tiny("llama").checkpoint, str(file))
+
+
+def test_the_float_graph_is_its_original(
+    tiny: Callable[[str], Any], text: HeldOutText, tmp_path: Path
+) -> None:
+    tested = tiny("llama")
+    folder = written(tested.model(), tested.checkpoint.config, tmp_path / "out")
+    found = measure(tested.checkpoint, folder, text, Thresholds(kl_divergence=1e-6), threads=1)
+    assert found.language.tokens == 8 * 63
+    assert found.language.kl_divergence <= 1e-9
+    assert found.language.top1_agreement == 1
+    assert found.language.perplexity == pytest.approx(found.language.perplexity_original, rel=1e-5)
+    assert found.tensors.worst_relative_error.relative_error <= 1e-4
+    assert [verdict.passed for verdict in found.verdicts] == [True]
+
+
+def test_a_quantized_lowered_graph_is_apart_and_judged(
+    tiny: Callable[[str], Any], text: HeldOutText, tmp_path: Path
+) -> None:
+    tested = tiny("llama")
+    model = tested.model()
+    QuantizeWeights(WeightScheme(4, 128, True))(model)
+    OnnxRuntime().lower(model, 512)
+    config = tested.checkpoint.config
+    folder = written(model, config, tmp_path / "out", shares_cache=True)
+    limits = Thresholds(kl_divergence=1e-6, top1_agreement=0.01)
+    found = measure(tested.checkpoint, folder, text, limits, threads=1)
+    assert found.language.kl_divergence > 1e-4
+    assert 0.3 <= found.language.top1_agreement < 1
+    assert [verdict.passed for verdict in found.verdicts] == [False, True]
+    assert 0.8 <= found.tensors.of("logits").cosine < 1
+
+
+def test_both_speeds_are_measured_with_the_same_threads(
+    tiny: Callable[[str], Any], text: HeldOutText, tmp_path: Path
+) -> None:
+    tested = tiny("llama")
+    folder = written(tested.model(), tested.checkpoint.config, tmp_path / "out")
+    found = measure(tested.checkpoint, folder, text, Thresholds(), threads=1)
+    for speed in (found.speed, found.original_speed):
+        assert speed.threads == 1
+        assert speed.prefill > 0
+        assert speed.decode > 0
+
+
+def test_a_checkpoint_without_a_tokenizer_cannot_be_compared(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    without = FolderTokenizer(tmp_path, trust_remote_code=False)
+    checkpoint = replace(tiny("llama").checkpoint, tokenizer_source=without)
+    with pytest.raises(CheckpointError, match="holds no tokenizer"):
+        held_out_text(checkpoint, None)

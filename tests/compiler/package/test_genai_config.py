@@ -1,0 +1,130 @@
+"""genai_config.json says what onnxruntime-genai must know, and it runs a folder by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
+
+from castline.compiler.package.genai_config import stop_tokens, write_genai_config
+from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.targets.onnxruntime import OnnxRuntime
+from castline.compiler.targets.session import DecoderSession
+from castline.compiler.targets.write import write_model
+
+CONFIG = LlamaConfig(
+    vocab_size=100,
+    hidden_size=64,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    num_hidden_layers=3,
+    max_position_embeddings=256,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+
+
+def document(
+    folder: Path, config: PretrainedConfig = CONFIG, *, shares_cache: bool = True, stop: list[int]
+) -> dict[str, Any]:
+    write_genai_config(folder, config, shares_cache=shares_cache, stop_tokens=stop)
+    content: dict[str, Any] = json.loads((folder / "genai_config.json").read_text())
+    return content
+
+
+def test_describes_the_decoder(tmp_path: Path) -> None:
+    found = document(tmp_path, stop=[2])
+    decoder = found["model"]["decoder"]
+    assert decoder["filename"] == "model.onnx"
+    assert (decoder["head_size"], decoder["hidden_size"]) == (16, 64)
+    assert (decoder["num_attention_heads"], decoder["num_key_value_heads"]) == (4, 2)
+    assert decoder["num_hidden_layers"] == 3
+    assert decoder["inputs"]["past_key_names"] == "past_key_values.%d.key"
+    assert decoder["outputs"]["present_value_names"] == "present.%d.value"
+    assert found["model"]["type"] == "llama"
+    assert found["model"]["context_length"] == found["search"]["max_length"] == 256
+    assert found["model"]["vocab_size"] == 100
+
+
+def test_the_head_size_of_the_configuration_comes_first(tmp_path: Path) -> None:
+    config = Qwen3Config(hidden_size=64, num_attention_heads=4, head_dim=32)
+    found = document(tmp_path, config, stop=[2])
+    assert found["model"]["decoder"]["head_size"] == 32
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_says_whether_past_and_present_may_be_one_buffer(tmp_path: Path, shares: bool) -> None:
+    found = document(tmp_path, shares_cache=shares, stop=[2])
+    assert found["search"]["past_present_share_buffer"] is shares
+
+
+@pytest.mark.parametrize(
+    ("stop", "end", "padding"), [([2], 2, 2), ([5, 6], [5, 6], 5), ([], None, None)]
+)
+def test_names_the_tokens_that_end_a_text(
+    tmp_path: Path, stop: list[int], end: object, padding: object
+) -> None:
+    model = document(tmp_path, stop=stop)["model"]
+    assert model.get("eos_token_id") == end
+    assert model.get("pad_token_id") == padding
+    assert model["bos_token_id"] == 1
+
+
+def test_the_padding_token_of_the_configuration_comes_first(tmp_path: Path) -> None:
+    config = LlamaConfig(**{**CONFIG.to_dict(), "pad_token_id": 7})
+    assert document(tmp_path, config, stop=[2])["model"]["pad_token_id"] == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (None, [2]),
+        ({"eos_token_id": [8, 9]}, [8, 9]),
+        ({"eos_token_id": 8}, [8]),
+        ({"eos_token_id": None}, [2]),
+        ({}, [2]),
+    ],
+)
+def test_the_generation_settings_say_first_what_ends_a_text(
+    tmp_path: Path, settings: dict[str, object] | None, expected: list[int]
+) -> None:
+    if settings is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    assert stop_tokens(tmp_path, CONFIG) == expected
+
+
+def test_a_model_may_have_no_token_that_ends_a_text(tmp_path: Path) -> None:
+    assert stop_tokens(tmp_path, LlamaConfig(eos_token_id=None)) == []
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+def test_onnxruntime_genai_generates_the_same_tokens(
+    tiny: Callable[[str], Any], tmp_path: Path, name: str
+) -> None:
+    genai = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    model = tiny(name).model()
+    QuantizeWeights(WeightScheme(4, 32, False))(model)
+    OnnxRuntime().lower(model, 512)
+    write_model(model, tmp_path)
+    config = tiny(name).checkpoint.config
+    write_genai_config(tmp_path, config, shares_cache=True, stop_tokens=[2])
+    prompt, count = np.array([[5, 11, 99, 42, 7]], np.int64), 24
+
+    parameters = genai.GeneratorParams(loaded := genai.Model(str(tmp_path)))
+    parameters.set_search_options(max_length=prompt.size + count, do_sample=False)
+    generator = genai.Generator(loaded, parameters)
+    generator.append_tokens(prompt.astype(np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    tokens = generator.get_sequence(0)[prompt.size :].tolist()
+
+    session = DecoderSession.open(tmp_path, threads=1)
+    expected = list(session.generate(prompt, max_new_tokens=count, stop=frozenset([2])))
+    assert len(expected) >= 10, "a text long enough to tell"
+    assert tokens[: len(expected)] == expected

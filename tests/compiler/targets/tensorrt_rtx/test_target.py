@@ -1,0 +1,88 @@
+"""The tensorrt-rtx target refuses early what the builder would refuse late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from castline.compiler.recipes.load import load_recipe
+from castline.compiler.targets.tensorrt_rtx import target as module
+from castline.compiler.targets.tensorrt_rtx.build import EngineFacts
+from castline.compiler.targets.tensorrt_rtx.profile import Profile
+from castline.compiler.targets.tensorrt_rtx.target import TensorRTRTX
+from castline.compiler.targets.tensorrt_rtx.weights import WeightBytes, WeightJudgement
+from castline.errors import TargetError
+from castline.progress import SilentProgress
+
+
+def test_refuses_zero_points_wherever_they_are() -> None:
+    zero_points = "{bits: 8, group_size: per-channel, symmetric: false}"
+    recipe = load_recipe(
+        "w4a16-rtn", (f"weights={zero_points}", f"head={zero_points}", "embedding=keep")
+    )
+    with pytest.raises(TargetError, match=r"takes no zero-points.* in weights, head\.") as raised:
+        TensorRTRTX().require(recipe)
+    assert "--set weights.symmetric=true --set head.symmetric=true" in str(raised.value)
+
+
+@pytest.mark.parametrize("recipe", ["float", "w4a16-rtn-sym", "w8a16-rtn"])
+def test_takes_symmetric_recipes_when_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    asked = []
+    monkeypatch.setattr(module, "require_builder", lambda: asked.append(recipe))
+    TensorRTRTX().require(load_recipe(recipe, ()))
+    assert asked == [recipe]
+
+
+def test_takes_every_dtype() -> None:
+    for dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        TensorRTRTX().require_dtype(dtype)
+
+
+def test_leaves_the_neutral_graph_as_it_is() -> None:
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 23]> g (float[1] x) => (float[1] y) { y = Neg (x) }'
+    )
+    assert TensorRTRTX().lower(model, 512) == ()
+    assert [node.op_type for node in model.graph] == ["Neg"]
+
+
+def test_tells_what_was_built_and_what_could_not_be_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, object] = {}
+
+    def build(model: Path, engine: Path, **options: object) -> EngineFacts:
+        asked.update(options, model=model)
+        return EngineFacts(
+            path=engine,
+            bytes=86_000_000,
+            seconds=12.5,
+            peak_memory_bytes=2_400_000_000,
+            tensorrt_version="1.7.1",
+            compute_capabilities=("8.9",),
+            profiles=(),
+            layers={},
+            weights=WeightJudgement(
+                True, 80_000_000, WeightBytes(stored=80, expanded=300), "by size"
+            ),
+            remarks=("one node may be slow",),
+            log=engine.with_suffix(".log"),
+        )
+
+    monkeypatch.setattr(module, "build_engine", build)
+    monkeypatch.setattr(module, "runnable_here", lambda: "this machine has no GPU")
+    built = TensorRTRTX(compute_capabilities=("8.9",)).build(tmp_path, 512, SilentProgress())
+    assert asked["model"] == tmp_path / "model.onnx"
+    assert asked["profile"] == Profile().clipped(512)
+    assert asked["compute_capabilities"] == ("8.9",)
+    assert built.facts["engine"] == "model.engine"
+    assert built.facts["weights_kept_low_bit"] is True
+    assert built.notes[0] == ("engine: 86 MB, weights stay low-bit, built in 12 s with 2.4 GB")
+    assert built.notes[1] == "one node may be slow"
+    assert len(built.not_executed) == 1
+    assert "this machine has no GPU" in built.not_executed[0]
+    assert "seconds" not in built.facts, "the manifest holds no times"

@@ -1,0 +1,376 @@
+"""A checkpoint becomes a checked folder, whole and the same every time, or nothing at all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+
+from castline.compiler import pipeline
+from castline.compiler.package.manifest import verify
+from castline.compiler.pipeline import check_output, compile_model, export_model
+from castline.compiler.recipes.load import load_recipe
+from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.report.outcome import CompileOutcome
+from castline.compiler.report.record import read_report
+from castline.compiler.targets.session import DecoderSession
+from castline.errors import CheckpointError, GateFailedError, OutputError, TargetError
+from castline.exporters import trace as tracing
+
+# Presets may change; weights drawn at random lose more to 4 bits than learned ones do.
+W4 = ("weights={bits: 4, group_size: 128, symmetric: false}", "head=keep", "embedding=keep")
+WIDE = (*W4, "gate.kl_divergence=5", "gate.perplexity_ratio=5", "gate.top1_agreement=0.01")
+FORMS = list(itertools.product((4, 8), (32, 64, 128, "per-channel"), ("true", "false")))
+
+
+class InterruptedAt:
+    """Progress of a run that is interrupted when the stage of that title begins."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    @contextmanager
+    def stage(
+        self, title: str, _total: float | None = None, _unit: str = "", **_rest: object
+    ) -> Iterator[Callable[[float], None]]:
+        if title == self.title:
+            raise KeyboardInterrupt
+        yield lambda _amount: None
+
+
+@pytest.fixture(scope="module")
+def source(tiny: Callable[[str], Any]) -> str:
+    return str(tiny("llama").checkpoint.source)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(" ".join(f"w{i * i % 157}" for i in range(8 * 512)))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def published(
+    source: str, text: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[CompileOutcome, Path]:
+    output = tmp_path_factory.mktemp("published") / "out"
+    outcome = compile_model(
+        source,
+        output,
+        recipe=load_recipe("w4a16-rtn", WIDE),
+        target="onnxruntime",
+        evaluation_text=text,
+        threads=1,
+    )
+    return outcome, output
+
+
+@pytest.fixture
+def no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test whose run opens the checkpoint."""
+    monkeypatch.setattr(pipeline, "open_checkpoint", lambda *_, **__: pytest.fail("was opened"))
+
+
+def compiled(source: str, output: Path, recipe: Recipe | None = None, **options: Any) -> Any:
+    options = {"target": "onnx", "gate": False, **options}
+    return compile_model(source, output, recipe=recipe or load_recipe("w4a16-rtn", W4), **options)
+
+
+def copy_with(source: str, folder: Path, name: str, change: Callable[[np.ndarray], None]) -> str:
+    """Copy a checkpoint with one tensor changed in place."""
+    shutil.copytree(source, folder)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors[name] = tensors[name].copy()
+    change(tensors[name])
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+def test_publishes_all_that_a_runtime_needs(published: tuple[CompileOutcome, Path]) -> None:
+    _, output = published
+    names = {path.name for path in output.iterdir()}
+    assert names == {
+        "config.json",
+        "genai_config.json",
+        "generation_config.json",
+        "manifest.json",
+        "model.onnx",
+        "model.onnx.data",
+        "report.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert verify(output) == []
+    assert [path.name for path in output.parent.iterdir()] == ["out"], "nothing is left beside it"
+    tokens = DecoderSession.open(output, threads=1).generate(
+        np.array([[1, 7, 30]]), max_new_tokens=5
+    )
+    assert len(list(tokens)) == 5
+
+
+def test_the_outcome_tells_figures_sizes_and_speeds(published: tuple[CompileOutcome, Path]) -> None:
+    outcome, output = published
+    assert outcome.language is not None
+    assert outcome.language.tokens == 8 * 511
+    assert 0 < outcome.language.kl_divergence < 5
+    assert [verdict.passed for verdict in outcome.verdicts] == [True] * 3
+    assert outcome.bytes == sum(
+        (output / f"model.onnx{end}").stat().st_size for end in ("", ".data")
+    )
+    assert outcome.speed is not None
+    assert outcome.speed.threads == 1
+    parameters = 2 * 160 * 128 + 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 192 * 128 + 256) + 128
+    assert outcome.original_bytes == 4 * parameters
+    assert outcome.notes == ("group 128 does not divide K = 192: group 64 used for 2 matrices",)
+
+
+def test_the_report_and_the_manifest_say_what_was_done(
+    published: tuple[CompileOutcome, Path], text: str
+) -> None:
+    outcome, output = published
+    assert read_report(output) == json.loads(json.dumps(outcome.to_json()))
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["target"] == "onnxruntime"
+    assert manifest["recipe"]["weights"] == {"bits": 4, "group_size": 128, "symmetric": False}
+    assert len(manifest["checkpoint_sha256"]) == 64
+    assert manifest["evaluation_text"]["source"] == text
+    assert "seconds" not in (output / "manifest.json").read_text()
+
+
+def test_the_same_inputs_give_the_same_bytes(
+    published: tuple[CompileOutcome, Path],
+    source: str,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, first = published
+    monkeypatch.setattr(tracing, "trace", tracing.trace.__wrapped__)
+    compile_model(
+        source,
+        tmp_path / "out",
+        recipe=load_recipe("w4a16-rtn", WIDE),
+        target="onnxruntime",
+        evaluation_text=text,
+        threads=1,
+    )
+    for name in ("model.onnx", "model.onnx.data", "manifest.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (first / name).read_bytes(), name
+
+
+def test_a_failed_gate_names_the_numbers_and_publishes_nothing(
+    source: str, text: str, tmp_path: Path
+) -> None:
+    recipe = load_recipe("w4a16-rtn", (*WIDE, "gate.kl_divergence=0.000001"))
+    with pytest.raises(GateFailedError, match=r"kl divergence is 0\.\d+, must be at most 1e-06"):
+        compiled(source, tmp_path / "out", recipe, gate=True, evaluation_text=text, threads=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["Opening the checkpoint", "Writing weights", "Comparing with the original", "Timing"],
+)
+def test_an_interrupted_run_leaves_nothing(
+    source: str, text: str, tmp_path: Path, stage: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        compiled(
+            source,
+            tmp_path / "out",
+            gate=True,
+            evaluation_text=text,
+            threads=1,
+            progress=InterruptedAt(stage),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_checkpoint")
+def test_an_output_that_exists_is_refused_before_any_work(source: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        compiled(source, tmp_path / "out")
+    with pytest.raises(OutputError, match="exists already"):
+        export_model(source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_checkpoint")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "tensorrt-rtx"}, "takes no zero-points"),
+        ({"target": "tensor"}, "There is no target 'tensor'"),
+    ],
+)
+def test_what_a_target_cannot_do_is_refused_before_any_work(
+    source: str, tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(TargetError, match=message):
+        compiled(source, tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_checkpoint")
+def test_without_a_runtime_to_compare_by_nothing_is_begun(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise TargetError("ONNX Runtime is not installed.")
+
+    monkeypatch.setattr(pipeline, "onnxruntime_module", missing)
+    with pytest.raises(TargetError, match="not installed"):
+        compiled(source, tmp_path / "out", gate=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dtype_that_a_target_lacks_or_nobody_knows_is_refused(
+    source: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TargetError, match="no bfloat16 kernels"):
+        compiled(source, tmp_path / "out", target="onnxruntime", dtype="bfloat16")
+    with pytest.raises(TargetError, match="dtype is 'int4'; expected float32, float16, bfloat16"):
+        compiled(source, tmp_path / "out", dtype="int4")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.1.mlp.up_proj.weight",
+        "model.embed_tokens.weight",
+        "model.layers.0.input_layernorm.weight",
+    ],
+)
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
+def test_a_weight_that_is_nan_is_named_and_nothing_is_written(
+    source: str, tmp_path: Path, name: str, target: str
+) -> None:
+    def break_one(array: np.ndarray) -> None:
+        array.reshape(-1)[3] = np.nan
+
+    broken = copy_with(source, tmp_path / "broken", name, break_one)
+    with pytest.raises(CheckpointError, match=f"{name} holds 1 of"):
+        compiled(broken, tmp_path / "out", target=target)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_a_weight_beyond_float16_is_named(source: str, tmp_path: Path) -> None:
+    def enlarge(array: np.ndarray) -> None:
+        array.reshape(-1)[3] = 1e5
+
+    name = "model.layers.1.mlp.up_proj.weight"
+    large = copy_with(source, tmp_path / "large", name, enlarge)
+    with pytest.raises(CheckpointError, match=f"{name}: holds 1e\\+05, beyond float16"):
+        compiled(large, tmp_path / "out", dtype="float16")
+
+
+def test_without_a_tokenizer_only_an_ungated_run_succeeds(source: str, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(source, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(CheckpointError, match="holds no tokenizer"):
+        compiled(str(bare), tmp_path / "out", gate=True)
+    outcome = compiled(str(bare), tmp_path / "out")
+    assert outcome.language is None
+    assert outcome.verdicts == ()
+    assert any(note.startswith("no tokenizer was written") for note in outcome.notes)
+    assert verify(tmp_path / "out") == []
+
+
+def test_checking_an_output_again_finds_the_same_figures(
+    published: tuple[CompileOutcome, Path], source: str, text: str
+) -> None:
+    outcome, output = published
+    again = check_output(output, evaluation_text=text, threads=1)
+    assert again.against == source
+    assert again.language == outcome.language
+    assert again.verdicts == outcome.verdicts
+
+
+def test_an_output_is_checked_against_another_original(
+    published: tuple[CompileOutcome, Path], source: str, text: str, tmp_path: Path
+) -> None:
+    outcome, output = published
+    other = copy_with(source, tmp_path / "other", "lm_head.weight", lambda array: array.fill(0))
+    again = check_output(output, against=other, evaluation_text=text, threads=1)
+    assert again.against == other
+    assert again.language is not None
+    assert outcome.language is not None
+    assert again.language.perplexity == outcome.language.perplexity
+    assert again.language.perplexity_original == pytest.approx(160), "it knows nothing"
+    assert again.language.kl_divergence > 10 * outcome.language.kl_divergence
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
+@pytest.mark.parametrize(("bits", "group", "symmetric"), FORMS)
+def test_every_scheme_compiles(
+    source: str, tmp_path: Path, target: str, bits: int, group: object, symmetric: str
+) -> None:
+    fields = {"bits": bits, "group_size": group, "symmetric": symmetric}
+    overrides = [f"weights.{name}={value}" for name, value in fields.items()]
+    recipe = load_recipe("w4a16-rtn", (*W4, *overrides))
+    outcome = compiled(source, tmp_path / "out", recipe, target=target)
+    assert ("does not divide K = 192" in str(outcome.notes)) == (group == 128)
+    operator = {"onnx": "DequantizeLinear", "onnxruntime": "MatMulNBits"}[target]
+    graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
+    found = [node for node in graph.node if node.op_type == operator]
+    assert len(found) == 2 * {"onnx": 7, "onnxruntime": 5}[target]
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
+def test_head_and_embedding_are_quantized_when_the_recipe_says_so(
+    source: str, text: str, tmp_path: Path, target: str
+) -> None:
+    section = "{bits: 8, group_size: 32, symmetric: false}"
+    everything = [f"{kind}={section}" for kind in ("weights", "head", "embedding")]
+    recipe = load_recipe("w8a16-rtn", (*WIDE, *everything))
+    outcome = compiled(
+        source,
+        tmp_path / "out",
+        recipe,
+        target=target,
+        gate=True,
+        evaluation_text=text,
+        threads=1,
+    )
+    assert outcome.language is not None
+    assert outcome.language.kl_divergence < 0.05
+    graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
+    names = {tensor.name for tensor in graph.initializer}
+    assert not names & {"lm_head.weight", "model.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("float32", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16"),
+     ("checkpoint", "float32")],
+)  # fmt: skip
+def test_exports_the_float_graph_alone(
+    source: str, tmp_path: Path, dtype: str, expected: str
+) -> None:
+    outcome = export_model(source, tmp_path / "out", dtype=dtype)
+    assert (outcome.dtype, outcome.layers) == (expected, 2)
+    assert outcome.architecture == "LlamaForCausalLM"
+    assert outcome.notes == ()
+    assert verify(tmp_path / "out") == []
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.json", "tokenizer.json"}
+    onnx.checker.check_model(tmp_path / "out" / "model.onnx", full_check=True)
+
+
+def test_an_output_is_replaced_only_when_asked(source: str, tmp_path: Path) -> None:
+    compiled(source, tmp_path / "out")
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    compiled(source, tmp_path / "out", target="onnxruntime", overwrite=True)
+    assert (tmp_path / "out" / "manifest.json").read_bytes() != before
+    assert verify(tmp_path / "out") == []

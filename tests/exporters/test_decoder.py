@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from transformers import LlamaConfig, T5Config
+
+from castline.errors import UnsupportedArchitectureError
+from castline.exporters import names, trace
+from castline.exporters.checkpoint import Checkpoint, open_checkpoint
+from castline.exporters.decoder import decoder
+from castline.progress import SilentProgress
+
+HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def test_every_graph_is_valid_onnx(each_sample: Any, tmp_path: Path) -> None:
+    path = each_sample.written(tmp_path)
+    onnx.checker.check_model(path, full_check=True)
+    inferred = tmp_path / "inferred.onnx"
+    onnx.shape_inference.infer_shapes_path(
+        path, inferred, check_type=True, strict_mode=True, data_prop=True
+    )
+    graph = onnx.load(inferred, load_external_data=False).graph
+    layers = each_sample.config.num_hidden_layers
+    assert tuple(value.name for value in graph.input) == names.input_names(layers)
+    assert tuple(value.name for value in graph.output) == names.output_names(layers)
+
+
+@pytest.fixture
+def traced_layers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the number of layers of every trace that is made."""
+    counted: list[int] = []
+    plain = trace.trace
+
+    def counting(cut: Any) -> ir.Model:
+        counted.append(len(cut.model.model.layers))
+        return plain(cut)
+
+    monkeypatch.setattr(trace, "trace", counting)
+    return counted
+
+
+def test_exports_a_folder(
+    sample: Callable[[str], Any], traced_layers: list[int], tmp_path: Path
+) -> None:
+    llama = sample("llama")
+    llama.model.save_pretrained(tmp_path)
+    exported = decoder(open_checkpoint(tmp_path), ir.DataType.FLOAT16, SilentProgress())
+    assert exported.architecture == "LlamaForCausalLM"
+    assert exported.layers == 3
+    assert exported.parameters == llama.model.num_parameters()
+    assert exported.model.graph.outputs[0].dtype == ir.DataType.FLOAT16
+    assert traced_layers == [2]
+
+
+def test_weights_that_are_tied_in_the_configuration_alone_stay_apart(
+    sample: Callable[[str], Any], session: Any, differences: Any, tmp_path: Path
+) -> None:
+    """A checkpoint with two different weights was trained untied; transformers says so, too."""
+    from castline.compiler.targets.write import write_model
+
+    llama = sample("llama")
+    plain = llama.checkpoint()
+    config = LlamaConfig(**llama.config.to_dict() | {"tie_word_embeddings": True})
+    checkpoint = Checkpoint("tiny", config, plain.reader, plain.tokenizer_source, None)
+    exported = decoder(checkpoint)
+    assert {HEAD, EMBEDDING} <= set(exported.model.graph.initializers)
+    assert exported.parameters == llama.model.num_parameters()
+    assert config.tie_word_embeddings
+    runtime = session(write_model(exported.model, tmp_path))
+    assert max(differences(llama.model, lambda f: runtime.run(None, f)).values()) < 1e-4
+
+
+def test_an_unknown_architecture_is_refused_before_anything_is_read(
+    sample: Callable[[str], Any],
+) -> None:
+    plain = sample("llama").checkpoint()
+    checkpoint = Checkpoint("tiny", T5Config(), plain.reader, plain.tokenizer_source, None)
+    with pytest.raises(UnsupportedArchitectureError, match="'t5'"):
+        decoder(checkpoint)
+    assert plain.reader.reads == {}  # type: ignore[attr-defined]
+    assert np.all([spec.dtype == np.float32 for spec in checkpoint.tensors.values()])
