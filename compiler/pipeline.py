@@ -128,6 +128,7 @@ def compile_model(
         built = chosen.build(folder, context, progress)
         measured = _measure(checkpoint, folder, text, recipe, threads, progress)
         _require(measured)
+        size = model_bytes(folder) if built.bytes is None else built.bytes
         outcome = CompileOutcome(
             output=output,
             source=source,
@@ -137,17 +138,17 @@ def compile_model(
             tensors=measured.tensors if measured else None,
             verdicts=measured.verdicts if measured else (),
             original_bytes=exported.parameters * _ORIGINAL_BYTES,
-            bytes=model_bytes(folder),
+            bytes=size,
             original_speed=measured.original_speed if measured else None,
-            speed=measured.speed if measured else None,
-            bits_per_weight=8 * model_bytes(folder) / exported.parameters,
+            speed=measured.speed if measured and not built.not_executed else None,
+            bits_per_weight=8 * size / exported.parameters,
             seconds=time.perf_counter() - started,
             notes=(*notes, *built.notes),
             not_executed=built.not_executed,
         )
         write_report(folder, outcome)
         with progress.stage("Writing the manifest"):
-            write_manifest(folder, _facts(outcome, checkpoint, recipe, text, built))
+            write_manifest(folder, _facts(outcome, checkpoint, recipe, float_type, text, built))
     return outcome
 
 
@@ -248,6 +249,7 @@ def _facts(
     outcome: CompileOutcome,
     checkpoint: Checkpoint,
     recipe: Recipe,
+    float_type: ir.DataType,
     text: HeldOutText | None,
     built: Built,
 ) -> dict[str, object]:
@@ -258,6 +260,7 @@ def _facts(
         "checkpoint_sha256": checkpoint.sha256(),
         "recipe": recipe.model_dump(),
         "target": outcome.target,
+        "dtype": float_type.numpy().name,
         "build": built.facts,
         "libraries": {name: version(name) for name in _LIBRARIES},
         "evaluation_text": None if text is None else {"source": text.source, "sha256": text.sha256},

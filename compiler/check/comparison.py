@@ -68,7 +68,10 @@ def held_out_text(checkpoint: Checkpoint, source: str | None) -> HeldOutText:
     """
     text = load_text(source, "evaluation")
     length = min(_WINDOW_LENGTH, checkpoint.config.max_position_embeddings)
-    windows = token_windows(checkpoint.tokenizer(), text, length=length, count=_WINDOWS)
+    tokenizer = checkpoint.tokenizer()
+    fitting = len(tokenizer(text, verbose=False)["input_ids"]) // length
+    count = max(1, min(_WINDOWS, fitting))
+    windows = token_windows(tokenizer, text, length=length, count=count)
     return HeldOutText(windows, text_sha256(text), source or "shipped")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from castline.exporters import names
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 GENAI_CONFIG = "genai_config.json"
 

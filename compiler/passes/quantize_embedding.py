@@ -25,11 +25,11 @@ class QuantizeEmbedding:
     def __call__(self, model: ir.Model) -> Quantized:
         """Rewrite `model` in place; nothing is read before the model is written."""
         done = Quantized()
-        tables = {
+        tables = dict.fromkeys(
             node.inputs[0]
             for node in model.graph
             if node.op_type == "Gather" and _reads_tokens(node) and _is_table(node.inputs[0])
-        }
+        )
         for table in tables:
             assert table is not None, "a table was found as an initializer"
             self._quantize(model.graph, table)

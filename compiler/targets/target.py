@@ -19,6 +19,8 @@ class Built:
     facts: dict[str, object]
     """For the manifest; holds no times."""
     notes: tuple[str, ...] = ()
+    bytes: int | None = None
+    """Size of what the runtime loads, where that is not the ONNX model."""
     not_executed: tuple[str, ...] = ()
     """What could not be run on this machine, a sentence each."""
 

@@ -102,6 +102,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, traced_once: None) -> Callabl
     return of
 
 
+@pytest.fixture(scope="session")
+def source(tiny: Callable[[str], Tiny]) -> str:
+    """Return the folder of the tiny Llama's checkpoint."""
+    return str(tiny("llama").checkpoint.source)
+
+
+@pytest.fixture(scope="session")
+def evaluation_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a file of words that the tiny decoders know, just long enough to judge by."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(" ".join(f"w{i * i % 157}" for i in range(8 * 512)))
+    return str(file)
+
+
 def save_checkpoint(config: PretrainedConfig, folder: Path) -> None:
     """Write a model whose every weight matters, with a tokenizer of words w0, w1, ..."""
     model = AutoModelForCausalLM.from_config(config)

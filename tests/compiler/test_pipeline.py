@@ -48,20 +48,8 @@ class InterruptedAt:
 
 
 @pytest.fixture(scope="module")
-def source(tiny: Callable[[str], Any]) -> str:
-    return str(tiny("llama").checkpoint.source)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text(" ".join(f"w{i * i % 157}" for i in range(8 * 512)))
-    return str(file)
-
-
-@pytest.fixture(scope="module")
 def published(
-    source: str, text: str, tmp_path_factory: pytest.TempPathFactory
+    source: str, evaluation_text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[CompileOutcome, Path]:
     output = tmp_path_factory.mktemp("published") / "out"
     outcome = compile_model(
@@ -69,7 +57,7 @@ def published(
         output,
         recipe=load_recipe("w4a16-rtn", WIDE),
         target="onnxruntime",
-        evaluation_text=text,
+        evaluation_text=evaluation_text,
         threads=1,
     )
     return outcome, output
@@ -100,16 +88,9 @@ def test_publishes_all_that_a_runtime_needs(published: tuple[CompileOutcome, Pat
     _, output = published
     names = {path.name for path in output.iterdir()}
     assert names == {
-        "config.json",
-        "genai_config.json",
-        "generation_config.json",
-        "manifest.json",
-        "model.onnx",
-        "model.onnx.data",
-        "report.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    }
+        "config.json", "genai_config.json", "generation_config.json", "manifest.json",
+        "model.onnx", "model.onnx.data", "report.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
     assert verify(output) == []
     assert [path.name for path in output.parent.iterdir()] == ["out"], "nothing is left beside it"
     tokens = DecoderSession.open(output, threads=1).generate(
@@ -127,15 +108,14 @@ def test_the_outcome_tells_figures_sizes_and_speeds(published: tuple[CompileOutc
     assert outcome.bytes == sum(
         (output / f"model.onnx{end}").stat().st_size for end in ("", ".data")
     )
-    assert outcome.speed is not None
-    assert outcome.speed.threads == 1
+    assert getattr(outcome.speed, "threads", None) == 1
     parameters = 2 * 160 * 128 + 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 192 * 128 + 256) + 128
     assert outcome.original_bytes == 4 * parameters
     assert outcome.notes == ("group 128 does not divide K = 192: group 64 used for 2 matrices",)
 
 
 def test_the_report_and_the_manifest_say_what_was_done(
-    published: tuple[CompileOutcome, Path], text: str
+    published: tuple[CompileOutcome, Path], evaluation_text: str
 ) -> None:
     outcome, output = published
     assert read_report(output) == json.loads(json.dumps(outcome.to_json()))
@@ -143,14 +123,14 @@ def test_the_report_and_the_manifest_say_what_was_done(
     assert manifest["target"] == "onnxruntime"
     assert manifest["recipe"]["weights"] == {"bits": 4, "group_size": 128, "symmetric": False}
     assert len(manifest["checkpoint_sha256"]) == 64
-    assert manifest["evaluation_text"]["source"] == text
+    assert manifest["evaluation_text"]["source"] == evaluation_text
     assert "seconds" not in (output / "manifest.json").read_text()
 
 
 def test_the_same_inputs_give_the_same_bytes(
     published: tuple[CompileOutcome, Path],
     source: str,
-    text: str,
+    evaluation_text: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -161,7 +141,7 @@ def test_the_same_inputs_give_the_same_bytes(
         tmp_path / "out",
         recipe=load_recipe("w4a16-rtn", WIDE),
         target="onnxruntime",
-        evaluation_text=text,
+        evaluation_text=evaluation_text,
         threads=1,
     )
     for name in ("model.onnx", "model.onnx.data", "manifest.json"):
@@ -169,11 +149,13 @@ def test_the_same_inputs_give_the_same_bytes(
 
 
 def test_a_failed_gate_names_the_numbers_and_publishes_nothing(
-    source: str, text: str, tmp_path: Path
+    source: str, evaluation_text: str, tmp_path: Path
 ) -> None:
     recipe = load_recipe("w4a16-rtn", (*WIDE, "gate.kl_divergence=0.000001"))
     with pytest.raises(GateFailedError, match=r"kl divergence is 0\.\d+, must be at most 1e-06"):
-        compiled(source, tmp_path / "out", recipe, gate=True, evaluation_text=text, threads=1)
+        compiled(
+            source, tmp_path / "out", recipe, gate=True, evaluation_text=evaluation_text, threads=1
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,14 +164,14 @@ def test_a_failed_gate_names_the_numbers_and_publishes_nothing(
     ["Opening the checkpoint", "Writing weights", "Comparing with the original", "Timing"],
 )
 def test_an_interrupted_run_leaves_nothing(
-    source: str, text: str, tmp_path: Path, stage: str
+    source: str, evaluation_text: str, tmp_path: Path, stage: str
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         compiled(
             source,
             tmp_path / "out",
             gate=True,
-            evaluation_text=text,
+            evaluation_text=evaluation_text,
             threads=1,
             progress=InterruptedAt(stage),
         )
@@ -282,28 +264,27 @@ def test_without_a_tokenizer_only_an_ungated_run_succeeds(source: str, tmp_path:
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
         compiled(str(bare), tmp_path / "out", gate=True)
     outcome = compiled(str(bare), tmp_path / "out")
-    assert outcome.language is None
-    assert outcome.verdicts == ()
+    assert (outcome.language, outcome.verdicts) == (None, ())
     assert any(note.startswith("no tokenizer was written") for note in outcome.notes)
     assert verify(tmp_path / "out") == []
 
 
 def test_checking_an_output_again_finds_the_same_figures(
-    published: tuple[CompileOutcome, Path], source: str, text: str
+    published: tuple[CompileOutcome, Path], source: str, evaluation_text: str
 ) -> None:
     outcome, output = published
-    again = check_output(output, evaluation_text=text, threads=1)
+    again = check_output(output, evaluation_text=evaluation_text, threads=1)
     assert again.against == source
     assert again.language == outcome.language
     assert again.verdicts == outcome.verdicts
 
 
 def test_an_output_is_checked_against_another_original(
-    published: tuple[CompileOutcome, Path], source: str, text: str, tmp_path: Path
+    published: tuple[CompileOutcome, Path], source: str, evaluation_text: str, tmp_path: Path
 ) -> None:
     outcome, output = published
     other = copy_with(source, tmp_path / "other", "lm_head.weight", lambda array: array.fill(0))
-    again = check_output(output, against=other, evaluation_text=text, threads=1)
+    again = check_output(output, against=other, evaluation_text=evaluation_text, threads=1)
     assert again.against == other
     assert again.language is not None
     assert outcome.language is not None
@@ -330,7 +311,7 @@ def test_every_scheme_compiles(
 
 @pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
 def test_head_and_embedding_are_quantized_when_the_recipe_says_so(
-    source: str, text: str, tmp_path: Path, target: str
+    source: str, evaluation_text: str, tmp_path: Path, target: str
 ) -> None:
     section = "{bits: 8, group_size: 32, symmetric: false}"
     everything = [f"{kind}={section}" for kind in ("weights", "head", "embedding")]
@@ -341,7 +322,7 @@ def test_head_and_embedding_are_quantized_when_the_recipe_says_so(
         recipe,
         target=target,
         gate=True,
-        evaluation_text=text,
+        evaluation_text=evaluation_text,
         threads=1,
     )
     assert outcome.language is not None
@@ -366,11 +347,3 @@ def test_exports_the_float_graph_alone(
     assert verify(tmp_path / "out") == []
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.json", "tokenizer.json"}
     onnx.checker.check_model(tmp_path / "out" / "model.onnx", full_check=True)
-
-
-def test_an_output_is_replaced_only_when_asked(source: str, tmp_path: Path) -> None:
-    compiled(source, tmp_path / "out")
-    before = (tmp_path / "out" / "manifest.json").read_bytes()
-    compiled(source, tmp_path / "out", target="onnxruntime", overwrite=True)
-    assert (tmp_path / "out" / "manifest.json").read_bytes() != before
-    assert verify(tmp_path / "out") == []

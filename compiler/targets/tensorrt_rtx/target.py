@@ -70,14 +70,14 @@ class TensorRTRTX:
             progress=progress,
         )
         shutil.rmtree(logs)
-        reason = runnable_here()
+        reason = runnable_here() or "Castline does not execute engines yet"
         kept = {
             True: "stay low-bit",
             False: "were expanded",
             None: "have no low-bit part, or too small a one to tell",
         }
         notes = (
-            f"engine: {facts.bytes / 1e6:.0f} MB, weights {kept[facts.weights_kept_low_bit]}, "
+            f"engine: weights {kept[facts.weights_kept_low_bit]}, "
             f"built in {facts.seconds:.0f} s with {facts.peak_memory_bytes / 1e9:.1f} GB",
             *facts.remarks,
         )
@@ -90,5 +90,6 @@ class TensorRTRTX:
                 "weights_kept_low_bit": facts.weights_kept_low_bit,
             },
             notes=notes,
-            not_executed=() if reason is None else (not_executed(reason),),
+            bytes=facts.bytes,
+            not_executed=(not_executed(reason),),
         )

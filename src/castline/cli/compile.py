@@ -64,7 +64,7 @@ def compile_checkpoint(
     ] = None,
     evaluation_text: EvaluationText = None,
     no_gate: Annotated[
-        bool, typer.Option("--no-gate", help="Publish whatever the comparison says.")
+        bool, typer.Option("--no-gate", help="Publish without comparing with the original.")
     ] = False,
     overwrite: Overwrite = False,
     threads: Threads = None,
@@ -77,7 +77,8 @@ def compile_checkpoint(
 
     The result is compared with the original on held-out text: perplexity, KL divergence and how
     often both think the same token likeliest. If it is further away than the recipe allows, the
-    command ends with exit code 3 and writes nothing. --no-gate publishes nevertheless.
+    command ends with exit code 3 and writes nothing. --no-gate publishes without
+    comparing.
 
     **Example:** castline compile HuggingFaceTB/SmolLM2-135M-Instruct --recipe w4a16-rtn
     --target onnxruntime -o build/smollm2, then castline generate build/smollm2 "Why is ice light?"

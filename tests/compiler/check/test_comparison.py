@@ -21,19 +21,11 @@ from castline.compiler.targets.write import write_model
 from castline.errors import CheckpointError, RecipeError
 from castline.exporters.readers.tokenizer import FolderTokenizer
 
-WORDS = 8 * 512
-
-
-def text_of(words: int) -> str:
-    return " ".join(f"w{i * i % 157}" for i in range(words))
-
 
 @pytest.fixture
-def text(tiny: Callable[[str], Any], tmp_path: Path) -> HeldOutText:
+def text(tiny: Callable[[str], Any], evaluation_text: str) -> HeldOutText:
     """Eight short windows; the whole ones would take longer."""
-    file = tmp_path / "text.txt"
-    file.write_text(text_of(WORDS))
-    whole = held_out_text(tiny("llama").checkpoint, str(file))
+    whole = held_out_text(tiny("llama").checkpoint, evaluation_text)
     return HeldOutText(whole.windows[:, :64], whole.sha256, whole.source)
 
 
@@ -45,20 +37,18 @@ def written(model: ir.Model, config: Any, folder: Path, *, shares_cache: bool = 
 
 
 def test_text_is_cut_into_windows_of_the_context(
-    tiny: Callable[[str], Any], tmp_path: Path
+    tiny: Callable[[str], Any], evaluation_text: str
 ) -> None:
-    file = tmp_path / "text.txt"
-    file.write_text(text_of(WORDS + 1000))
-    found = held_out_text(tiny("llama").checkpoint, str(file))
+    found = held_out_text(tiny("llama").checkpoint, evaluation_text)
     assert found.windows.shape == (8, 512)
-    assert found.source == str(file)
-    assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found.source == evaluation_text
+    assert found.sha256 == hashlib.sha256(Path(evaluation_text).read_bytes()).hexdigest()
 
 
 def test_a_short_text_is_refused(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
-    file.write_text(text_of(100))
-    with pytest.raises(RecipeError, match="too short: 8 windows of 512 tokens"):
+    file.write_text("w1 " * 100)
+    with pytest.raises(RecipeError, match="too short: 1 windows of 512 tokens"):
         held_out_text(tiny("llama").checkpoint, str(file))
 
 
@@ -112,3 +102,10 @@ def test_a_checkpoint_without_a_tokenizer_cannot_be_compared(
     checkpoint = replace(tiny("llama").checkpoint, tokenizer_source=without)
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
         held_out_text(checkpoint, None)
+
+
+def test_a_text_of_a_few_windows_is_used_whole(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("w1 " * 1200)
+    held_out = held_out_text(tiny("llama").checkpoint, str(file))
+    assert held_out.windows.shape == (2, 512)

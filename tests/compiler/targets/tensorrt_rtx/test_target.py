@@ -81,7 +81,7 @@ def test_tells_what_was_built_and_what_could_not_be_run(
     assert asked["compute_capabilities"] == ("8.9",)
     assert built.facts["engine"] == "model.engine"
     assert built.facts["weights_kept_low_bit"] is True
-    assert built.notes[0] == ("engine: 86 MB, weights stay low-bit, built in 12 s with 2.4 GB")
+    assert built.notes[0] == ("engine: weights stay low-bit, built in 12 s with 2.4 GB")
     assert built.notes[1] == "one node may be slow"
     assert len(built.not_executed) == 1
     assert "this machine has no GPU" in built.not_executed[0]
