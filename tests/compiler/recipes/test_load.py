@@ -26,8 +26,8 @@ gate:
     ("name", "scheme"),
     [
         ("float", None),
-        ("w4a16-rtn", WeightScheme(bits=4, group_size=128, symmetric=False)),
-        ("w4a16-rtn-sym", WeightScheme(bits=4, group_size=128, symmetric=True)),
+        ("w4a16-rtn", WeightScheme(bits=4, group_size=32, symmetric=False)),
+        ("w4a16-rtn-sym", WeightScheme(bits=4, group_size=32, symmetric=True)),
         ("w8a16-rtn", WeightScheme(bits=8, group_size=None, symmetric=True)),
     ],
 )
@@ -50,7 +50,7 @@ def test_an_override_changes_one_field() -> None:
     recipe = load_recipe("w4a16-rtn", ["weights.group_size=64", "gate.kl_divergence=1e-1"])
     assert recipe.weights_scheme == WeightScheme(bits=4, group_size=64, symmetric=False)
     assert recipe.thresholds.kl_divergence == 0.1
-    assert recipe.thresholds.perplexity_ratio == 1.5
+    assert recipe.thresholds.perplexity_ratio == 1.4
 
 
 def test_overrides_make_a_section_where_there_was_none() -> None:
