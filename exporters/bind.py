@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -10,7 +11,9 @@ from castline.errors import CheckpointError
 from castline.exporters import names
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.promise import PromisedWeight
-from castline.exporters.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from castline.exporters.skeleton import Skeleton
 
 _LISTED = 12  # names of one sort that an error spells out before it only counts
 
