@@ -15,6 +15,7 @@ BESIDE = ("benchmarks", "samples")  # code that is not part of the package
 OF_NO_FILE = {
     "test_house.py": "promises of the whole repository",
     "test_mirror.py": "promises of the whole repository",
+    "test_sample_model.py": "the whole way, on a real model",
 }
 
 # Sources without a test file of their own, and what tests them.
