@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from castline.compiler.calibration.text import load_text, text_sha256, token_windows
 from castline.compiler.check.gate import Verdict, judge
 from castline.compiler.check.language import LanguageFigures, compare_language
+from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.original import OriginalModel
 from castline.compiler.check.tensors import TensorFigures, compare_tensors
 from castline.compiler.quant.thresholds import Thresholds
@@ -64,8 +65,10 @@ class Measured:
 def held_out_text(checkpoint: Checkpoint, source: str | None) -> HeldOutText:
     """Return the windows to judge by, of `source` or of the shipped text.
 
-    Raises CheckpointError without a tokenizer, RecipeError for a text that is missing or too short.
+    Raises CheckpointError without a tokenizer, RecipeError for a text that is missing or too short,
+    TargetError when the original that it is for will not fit into memory.
     """
+    require_memory(checkpoint, available_memory())
     text = load_text(source, "evaluation")
     length = min(_WINDOW_LENGTH, checkpoint.config.max_position_embeddings)
     tokenizer = checkpoint.tokenizer()
