@@ -94,12 +94,12 @@ def prepare(side: str, index: int, threads: int, environment: Mapping[str, str])
     return out
 
 
-def measure(folder: Path, repetitions: int) -> list[dict[str, float]]:
-    """Return tokens per second of each repetition in a process of its own."""
-    speed = [sys.executable, str(Path(__file__).with_name("speed.py")), str(folder)]
+def measure(folders: list[Path], repetitions: int) -> list[list[dict[str, float]]]:
+    """Return tokens per second of each repetition of each folder, in turn in one new process."""
+    speed = [sys.executable, str(Path(__file__).with_name("speed.py")), *map(str, folders)]
     lengths = ["--prompt-tokens", str(PROMPT_TOKENS), "--new-tokens", str(NEW_TOKENS)]
     cost = run_measured([*speed, *lengths, "--repetitions", str(repetitions)], {})
-    runs: list[dict[str, float]] = json.loads(cost.stdout)
+    runs: list[list[dict[str, float]]] = json.loads(cost.stdout)
     return runs
 
 
@@ -114,10 +114,12 @@ def compare(
     folders = {side: prepare(side, index, options.threads, environment) for side in sides}
     runs: list[Run] = []
     for turn in range(options.turns):
-        # Who goes first alternates: the second of a pair meets a warmer machine.
-        for side in sides if turn % 2 == 0 else reversed(sides):
-            speeds = measure(folders[side], options.repetitions)
-            runs += [{"side": side, "turn": turn, **speed} for speed in speeds]
+        speeds = measure([folders[side] for side in sides], options.repetitions)
+        for side, repetitions in zip(sides, speeds, strict=True):
+            runs += [
+                {"side": side, "turn": turn, "pair": pair, **speed}
+                for pair, speed in enumerate(repetitions)
+            ]
     typical = {
         side: {
             **{key: median(float(r[key]) for r in runs if r["side"] == side) for key in SPEEDS},
@@ -129,25 +131,28 @@ def compare(
 
 
 def ratios(runs: Sequence[Run]) -> dict[str, float]:
-    """Return our speed as a multiple of the builder's: the median over turns of each turn's ratio.
+    """Return our speed as a multiple of the builder's: the median of the ratios of all pairs.
 
-    Both sides of a turn met the same minute of the machine, so its load falls out.
+    Both runs of a pair follow one another, so the machine's load falls out.
     """
-    turns = sorted({int(run["turn"]) for run in runs})
-
-    def speed(side: str, turn: int, key: str) -> float:
-        return median(float(run[key]) for run in runs if (run["side"], run["turn"]) == (side, turn))
-
+    speeds = {(run["side"], run["turn"], run["pair"]): run for run in runs}
+    pairs = [key[1:] for key in speeds if key[0] == OURS]
     return {
-        key: round(median(speed(OURS, t, key) / speed(BUILDER, t, key) for t in turns), 3)
+        key: round(
+            median(
+                float(speeds[OURS, *pair][key]) / float(speeds[BUILDER, *pair][key])
+                for pair in pairs
+            ),
+            3,
+        )
         for key in SPEEDS
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=5, help="processes of each side (5)")
-    parser.add_argument("--repetitions", type=int, default=3, help="runs in each process (3)")
+    parser.add_argument("--turns", type=int, default=3, help="processes (3)")
+    parser.add_argument("--repetitions", type=int, default=9, help="pairs of runs in each (9)")
     parser.add_argument("--threads", type=int, default=2, help="intra-op threads (2)")
     parser.add_argument("--only", choices=[OURS, BUILDER], help="no result is kept")
     options = parser.parse_args()

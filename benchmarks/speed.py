@@ -1,4 +1,4 @@
-"""Measure tokens per second of one onnxruntime-genai folder; print every repetition as JSON."""
+"""Measure tokens per second of onnxruntime-genai folders in turn, and print them as JSON."""
 
 from __future__ import annotations
 
@@ -39,16 +39,22 @@ def run_once(model: og.Model, prompt: list[int], new_tokens: int) -> dict[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--prompt-tokens", type=int, required=True)
     parser.add_argument("--new-tokens", type=int, required=True)
     parser.add_argument("--repetitions", type=int, required=True)
     options = parser.parse_args()
-    model = og.Model(str(options.folder))
+    models = [og.Model(str(folder)) for folder in options.folders]
     words = random.Random(SEED)
     prompt = [words.randint(LOWEST_TOKEN, HIGHEST_TOKEN) for _ in range(options.prompt_tokens)]
-    run_once(model, prompt, options.new_tokens)  # the first run pays for allocation
-    runs = [run_once(model, prompt, options.new_tokens) for _ in range(options.repetitions)]
+    for model in models:
+        run_once(model, prompt, options.new_tokens)  # the first run pays for allocation
+    runs: list[list[dict[str, float]]] = [[] for _ in models]
+    for repetition in range(options.repetitions):
+        # Who goes first alternates: the second of a pair meets a warmer machine.
+        order = range(len(models)) if repetition % 2 == 0 else reversed(range(len(models)))
+        for index in order:
+            runs[index].append(run_once(models[index], prompt, options.new_tokens))
     print(json.dumps(runs))
 
 

@@ -16,13 +16,19 @@ def test_both_sides_are_told_the_same_group_size_and_head() -> None:
         assert ("head.bits=4" in ours) == ("/lm_head/MatMul" not in theirs)
 
 
-def test_the_ratio_is_taken_within_turns() -> None:
+def test_the_ratio_is_taken_within_pairs() -> None:
     from generate import ratios
 
-    # The machine is half as fast in the second turn, for both sides alike.
+    # The machine is half as fast in the second pair, for both sides alike.
     runs = [
-        {"side": side, "turn": turn, "prefill": prefill / (turn + 1), "decode": decode / (turn + 1)}
-        for turn in (0, 1)
+        {
+            "side": side,
+            "turn": 0,
+            "pair": pair,
+            "prefill": prefill / (pair + 1),
+            "decode": decode / (pair + 1),
+        }
+        for pair in (0, 1)
         for side, prefill, decode in (("castline", 300.0, 50.0), ("builder", 200.0, 100.0))
     ]
     assert ratios(runs) == {"prefill": 1.5, "decode": 0.5}
