@@ -34,7 +34,7 @@ def machine() -> dict[str, str | int | float | list[float]]:
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(memory / 1e9, 1),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from importlib.metadata import version
+from collections.abc import Mapping
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from castline.compiler.check.memory import available_memory, require_memory
+from castline.compiler.check.provenance import local_path, recorded_source, require_recorded
 from castline.compiler.package.companions import (
     model_bytes,
     save_companions,
@@ -19,8 +22,8 @@ from castline.compiler.package.manifest import read_manifest, write_manifest
 from castline.compiler.package.publish import publishing
 from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.thresholds import Thresholds
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.recipes.thresholds import Thresholds
 from castline.compiler.report.outcome import CheckOutcome, CompileOutcome, ExportOutcome
 from castline.compiler.report.record import read_report, write_report
 from castline.compiler.targets.catalogue import target_named
@@ -28,12 +31,12 @@ from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built
 from castline.compiler.targets.write import write_model
 from castline.errors import TargetError
-from castline.exporters.checkpoint import Checkpoint, open_checkpoint
+from castline.exporters.checkpoint import Checkpoint, is_on_hub, open_checkpoint
 from castline.exporters.decoder import Decoder, decoder
 from castline.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
-    from castline.compiler.check.comparison import HeldOutText, Measured
+    from castline.compiler.check.comparison import HeldOutText, Measured, Speeds
 
 DTYPES = {
     "float32": ir.DataType.FLOAT,
@@ -43,8 +46,13 @@ DTYPES = {
 AS_STORED = "checkpoint"
 """The dtype that most weights have in the checkpoint."""
 
+_CHECK_ELSEWHERE = "Run castline check where there is more memory."
+_COMPILE_ELSEWHERE = (
+    "Use --no-gate to compile here all the same, and run castline check where there is more memory."
+)
 _ORIGINAL_BYTES = 4  # the original runs in float32
 _LIBRARIES = ("onnx", "onnx-ir", "onnxscript", "torch", "transformers")
+_OPTIONAL_LIBRARIES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def export_model(
@@ -65,7 +73,7 @@ def export_model(
     started = time.perf_counter()
     progress = progress or SilentProgress()
     with publishing(output, overwrite=overwrite) as folder:
-        with progress.stage("Opening the checkpoint"):
+        with progress.stage(_opening(source)):
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
         float_type = _float_type(dtype, checkpoint)
         exported = decoder(checkpoint, float_type, progress)
@@ -75,6 +83,7 @@ def export_model(
         outcome = ExportOutcome(
             output=output,
             source=source,
+            source_path=local_path(source),
             architecture=exported.architecture,
             layers=exported.layers,
             dtype=float_type.numpy().name,
@@ -84,7 +93,7 @@ def export_model(
             notes=notes,
         )
         write_report(folder, outcome)
-        write_manifest(folder, {"source": source, "target": "export", "dtype": outcome.dtype})
+        write_manifest(folder, _origin(outcome) | {"target": "export", "dtype": outcome.dtype})
     return outcome
 
 
@@ -115,23 +124,29 @@ def compile_model(
     if gate:
         onnxruntime_module()  # runs the result of every target for the comparison
     with publishing(output, overwrite=overwrite) as folder:
-        with progress.stage("Opening the checkpoint"):
+        with progress.stage(_opening(source)):
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
         float_type = chosen.dtype if dtype is None else _float_type(dtype, checkpoint)
         chosen.require_dtype(float_type)
+        if gate:
+            _require_comparable(float_type)
         text = _held_out_text(checkpoint, evaluation_text, progress) if gate else None
         exported = decoder(checkpoint, float_type, progress)
         context = int(checkpoint.config.max_position_embeddings)
-        notes = _quantize(exported, recipe) + chosen.lower(exported.model, context)
+        notes = _quantize(exported, recipe)
+        lowered = chosen.lower(exported.model, context)
+        notes += lowered.notes
+        if gate:
+            _require_memory(checkpoint, _stored_bytes(exported.model), _COMPILE_ELSEWHERE)
         write_model(exported.model, folder, progress)
-        notes += save_companions(checkpoint, folder, shares_cache=chosen.shares_cache)
+        notes += save_companions(checkpoint, folder, shares_cache=lowered.shares_cache)
         built = chosen.build(folder, context, progress)
-        measured = _measure(checkpoint, folder, text, recipe, threads, progress)
-        _require(measured)
+        measured, speeds = _proved(checkpoint, folder, text, recipe, built, threads, progress)
         size = model_bytes(folder) if built.bytes is None else built.bytes
         outcome = CompileOutcome(
             output=output,
             source=source,
+            source_path=local_path(source),
             recipe=recipe.name,
             target=target,
             language=measured.language if measured else None,
@@ -139,16 +154,18 @@ def compile_model(
             verdicts=measured.verdicts if measured else (),
             original_bytes=exported.parameters * _ORIGINAL_BYTES,
             bytes=size,
-            original_speed=measured.original_speed if measured else None,
-            speed=measured.speed if measured and not built.not_executed else None,
+            original_speed=speeds.original if speeds else None,
+            speed=speeds.result if speeds else None,
             bits_per_weight=8 * size / exported.parameters,
             seconds=time.perf_counter() - started,
             notes=(*notes, *built.notes),
             not_executed=built.not_executed,
         )
         write_report(folder, outcome)
+        with progress.stage("Hashing the checkpoint", checkpoint.hashed_bytes, "B") as advance:
+            sha256 = checkpoint.sha256(advance)
         with progress.stage("Writing the manifest"):
-            write_manifest(folder, _facts(outcome, checkpoint, recipe, float_type, text, built))
+            write_manifest(folder, _facts(outcome, sha256, recipe, float_type, text, built))
     return outcome
 
 
@@ -160,17 +177,21 @@ def check_output(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> CheckOutcome:
-    """Compare a compiled folder with its original (None: the checkpoint it was compiled from)."""
+    """Compare a compiled folder with its original, or with the checkpoint `against`.
+
+    The original is the checkpoint it was compiled from; CheckpointError if that is gone or has
+    changed since.
+    """
     started = time.perf_counter()
     progress = progress or SilentProgress()
     manifest = read_manifest(output)
-    source = against or str((read_report(output) or manifest).get("source"))
-    with progress.stage("Opening the checkpoint"):
+    source = against or recorded_source(output, manifest, read_report(output) or {})
+    with progress.stage(_opening(source)):
         checkpoint = open_checkpoint(source)
+    notes = () if against else require_recorded(checkpoint, output, manifest, progress)
     text = _held_out_text(checkpoint, evaluation_text, progress)
-    given = manifest.get("recipe")
-    thresholds = Recipe.model_validate(given).thresholds if given else Thresholds()
-    measured = _measured(checkpoint, output, text, thresholds, threads, progress)
+    _require_memory(checkpoint, model_bytes(output), _CHECK_ELSEWHERE)
+    measured = _measured(checkpoint, output, text, _thresholds(manifest), threads, progress)
     return CheckOutcome(
         output=output,
         against=source,
@@ -178,7 +199,15 @@ def check_output(
         tensors=measured.tensors,
         verdicts=measured.verdicts,
         seconds=time.perf_counter() - started,
+        notes=notes,
+        not_executed=_not_executed(manifest),
     )
+
+
+def _opening(source: str) -> str:
+    if is_on_hub(source):
+        return "Opening the checkpoint, from the Hub where the cache lacks it"
+    return "Opening the checkpoint"
 
 
 def _float_type(dtype: str, checkpoint: Checkpoint) -> ir.DataType:
@@ -190,6 +219,15 @@ def _float_type(dtype: str, checkpoint: Checkpoint) -> ir.DataType:
     for spec in checkpoint.tensors.values():
         stored[spec.dtype.name] += spec.size
     return DTYPES.get(stored.most_common(1)[0][0], ir.DataType.FLOAT)
+
+
+def _require_comparable(float_type: ir.DataType) -> None:
+    if float_type == ir.DataType.BFLOAT16:
+        raise TargetError(
+            "A bfloat16 result cannot be compared with the original: that is done on ONNX Runtime, "
+            "which has no bfloat16 kernels on CPUs. Use --dtype float32 or float16, or --no-gate "
+            "to publish it unproved."
+        )
 
 
 def _quantize(exported: Decoder, recipe: Recipe) -> tuple[str, ...]:
@@ -212,17 +250,35 @@ def _held_out_text(checkpoint: Checkpoint, source: str | None, progress: Progres
         return held_out_text(checkpoint, source)
 
 
-def _measure(
+def _require_memory(checkpoint: Checkpoint, result_bytes: int, advice: str) -> None:
+    require_memory(checkpoint, result_bytes, available_memory(), advice)
+
+
+def _stored_bytes(model: ir.Model) -> int:
+    """Return what the weights will take, from their shapes and types alone."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def _proved(
     checkpoint: Checkpoint,
     folder: Path,
     text: HeldOutText | None,
     recipe: Recipe,
+    built: Built,
     threads: int | None,
     progress: Progress,
-) -> Measured | None:
+) -> tuple[Measured | None, Speeds | None]:
+    """Return the figures, or raise GateFailedError; and the speeds, if what was built can run."""
     if text is None:
-        return None
-    return _measured(checkpoint, folder, text, recipe.thresholds, threads, progress)
+        return None, None
+    from castline.compiler.check.comparison import measure, opened_pair, timed
+    from castline.compiler.check.gate import require
+
+    with opened_pair(checkpoint, folder, threads=threads, progress=progress) as pair:
+        measured = measure(pair, text, recipe.gate, progress)
+        require(measured.verdicts)
+        return measured, None if built.not_executed else timed(pair, text, progress)
 
 
 def _measured(
@@ -233,21 +289,35 @@ def _measured(
     threads: int | None,
     progress: Progress,
 ) -> Measured:
-    from castline.compiler.check.comparison import measure
+    from castline.compiler.check.comparison import measure, opened_pair
 
-    return measure(checkpoint, folder, text, thresholds, threads=threads, progress=progress)
+    with opened_pair(checkpoint, folder, threads=threads, progress=progress) as pair:
+        return measure(pair, text, thresholds, progress)
 
 
-def _require(measured: Measured | None) -> None:
-    if measured is not None:
-        from castline.compiler.check.gate import require
+def _thresholds(manifest: Mapping[str, object]) -> Thresholds:
+    given = manifest.get("recipe")
+    return Recipe.model_validate(given).gate if given else Thresholds()
 
-        require(measured.verdicts)
+
+def _not_executed(manifest: Mapping[str, object]) -> tuple[str, ...]:
+    listed = manifest.get("not_executed")
+    return tuple(map(str, listed)) if isinstance(listed, list) else ()
+
+
+def _origin(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:
+    return {"source": outcome.source, "source_is_local": outcome.source_path is not None}
+
+
+def _libraries() -> dict[str, str]:
+    """Return the version of every library that a result depends on, as far as installed."""
+    installed = [name for name in _OPTIONAL_LIBRARIES if any(distributions(name=name))]
+    return {name: version(name) for name in (*_LIBRARIES, *installed)}
 
 
 def _facts(
     outcome: CompileOutcome,
-    checkpoint: Checkpoint,
+    sha256: str,
     recipe: Recipe,
     float_type: ir.DataType,
     text: HeldOutText | None,
@@ -256,13 +326,13 @@ def _facts(
     """Return what the manifest says; nothing in it depends on the hour or the machine's speed."""
     compared = outcome.to_json()
     return {
-        "source": outcome.source,
-        "checkpoint_sha256": checkpoint.sha256(),
+        **_origin(outcome),
+        "checkpoint_sha256": sha256,
         "recipe": recipe.model_dump(),
         "target": outcome.target,
         "dtype": float_type.numpy().name,
         "build": built.facts,
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": _libraries(),
         "evaluation_text": None if text is None else {"source": text.source, "sha256": text.sha256},
         "figures": {key: compared[key] for key in ("language", "tensors", "verdicts")},
         "bits_per_weight": outcome.bits_per_weight,

@@ -28,7 +28,7 @@ from castline.exporters.readers.tokenizer import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["Checkpoint", "TensorSpec", "open_checkpoint"]
+__all__ = ["Checkpoint", "TensorSpec", "is_on_hub", "open_checkpoint"]
 
 _CONFIG = "config.json"
 _HASH_BLOCK = 8 << 20  # bytes
@@ -134,18 +134,32 @@ def open_checkpoint(source: str | Path, *, trust_remote_code: bool = False) -> C
     it brings. Raises CheckpointError for whatever cannot be found, read or trusted,
     UnsupportedArchitectureError for a model type that transformers does not know.
     """
-    path = Path(source).expanduser()
+    path = _expanded(source)
     if path.is_dir():
         return _open_folder(path, str(source), trust_remote_code)
     if path.is_file():
         return _open_file(path, str(source))
-    if isinstance(source, str) and hub.is_hub_id(source):
-        folder = hub.download(source, trust_remote_code=trust_remote_code)
-        return _open_folder(folder, source, trust_remote_code)
+    if is_on_hub(source):
+        folder = hub.download(str(source), trust_remote_code=trust_remote_code)
+        return _open_folder(folder, str(source), trust_remote_code)
     raise CheckpointError(
         f"{source} does not exist. Name a folder with config.json and weights, a GGUF file, or a "
         "model of the Hub by its id, org/name."
     )
+
+
+def is_on_hub(source: str | Path) -> bool:
+    """Return whether `open_checkpoint` looks a source up on the Hub, and so may download it."""
+    return isinstance(source, str) and hub.is_hub_id(source) and not _expanded(source).exists()
+
+
+def _expanded(source: str | Path) -> Path:
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, the home of nobody
+        raise CheckpointError(f"{source} can be no path: {str(error).rstrip('.')}.") from error
+    return path
 
 
 def _open_folder(folder: Path, source: str, trust_remote_code: bool) -> Checkpoint:

@@ -36,7 +36,7 @@ def decoder(
     dtype: ir.DataType = ir.DataType.FLOAT,
     progress: Progress | None = None,
 ) -> Decoder:
-    """Return the float graph of a checkpoint; time and memory do not depend on the layer count.
+    """Return the float graph of a checkpoint; tracing does not grow with the layer count.
 
     `dtype` is FLOAT, FLOAT16 or BFLOAT16. Raises UnsupportedArchitectureError for an architecture
     without an exporter, CheckpointError when the tensors do not fit the configuration.

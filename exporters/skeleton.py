@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from castline.errors import UnsupportedArchitectureError
+from castline.errors import CheckpointError, UnsupportedArchitectureError
 
+# What transformers and torch raise when they build a model of values that do not fit together.
+_UNBUILDABLE = (
+    KeyError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError,
+    AssertionError,
+)  # fmt: skip
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
@@ -47,14 +52,11 @@ def skeleton(config: PretrainedConfig) -> Skeleton:
     Layers are compared by class, scalar attributes and parameter shapes, so kinds that only a
     module knows (dense first layers, layers without positions) are told apart like those that the
     configuration lists. Raises UnsupportedArchitectureError for rotary frequencies that depend on
-    the length of the text, and where there is not one list of num_hidden_layers layers.
+    the length of the text, and where there is not one list of num_hidden_layers layers;
+    CheckpointError when transformers can build no model of the configuration.
     """
     config = copy.deepcopy(config)
-    with _parameters_without_memory():
-        # The graph is traced in float32, whatever dtype the configuration names.
-        model = AutoModelForCausalLM.from_config(
-            config, attn_implementation="sdpa", dtype=torch.float32
-        )
+    model = _built(config)
     model.eval().requires_grad_(False)
     model.tie_weights()
     _refuse_length_dependent_positions(model)
@@ -71,6 +73,22 @@ def skeleton(config: PretrainedConfig) -> Skeleton:
         _cut_config(part, len(kinds), kept)
     _allocate_untouched(model)
     return Skeleton(model, stack, kinds, kept, shapes, aliases, elements)
+
+
+def _built(config: PretrainedConfig) -> PreTrainedModel:
+    try:
+        with _parameters_without_memory():
+            # The graph is traced in float32, whatever dtype the configuration names.
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, attn_implementation="sdpa", dtype=torch.float32
+            )
+    except _UNBUILDABLE as error:
+        raise CheckpointError(
+            f"config.json: transformers cannot build a {config.model_type} model of it: "
+            f"{type(error).__name__}: {error}. Compare its fields with the model's own page, or "
+            "update transformers if the model is newer."
+        ) from error
+    return model
 
 
 def _refuse_length_dependent_positions(model: torch.nn.Module) -> None:

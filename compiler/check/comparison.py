@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,10 +17,9 @@ from numpy.typing import NDArray
 from castline.compiler.calibration.text import load_text, text_sha256, token_windows
 from castline.compiler.check.gate import Verdict, judge
 from castline.compiler.check.language import LanguageFigures, compare_language
-from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.original import OriginalModel
 from castline.compiler.check.tensors import TensorFigures, compare_tensors
-from castline.compiler.quant.thresholds import Thresholds
+from castline.compiler.recipes.thresholds import Thresholds
 from castline.compiler.targets.session import DecoderSession
 from castline.exporters.checkpoint import Checkpoint
 from castline.progress import Progress, SilentProgress
@@ -52,23 +52,37 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Speeds:
+    """How fast the original and the result are in the same process, with the same threads."""
+
+    original: Speed
+    result: Speed
+
+
+@dataclass(frozen=True)
 class Measured:
     """A result beside its original."""
 
     language: LanguageFigures
     tensors: TensorFigures
     verdicts: tuple[Verdict, ...]
-    original_speed: Speed
-    speed: Speed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A result and its original, the checkpoint in torch and float32, ready to run."""
+
+    original: OriginalModel
+    session: DecoderSession
+    threads: int | None
+    """What both run with; None leaves each the choice."""
 
 
 def held_out_text(checkpoint: Checkpoint, source: str | None) -> HeldOutText:
     """Return the windows to judge by, of `source` or of the shipped text.
 
-    Raises CheckpointError without a tokenizer, RecipeError for a text that is missing or too short,
-    TargetError when the original that it is for will not fit into memory.
+    Raises CheckpointError without a tokenizer, RecipeError for a text that is missing or too short.
     """
-    require_memory(checkpoint, available_memory())
     text = load_text(source, "evaluation")
     length = min(_WINDOW_LENGTH, checkpoint.config.max_position_embeddings)
     tokenizer = checkpoint.tokenizer()
@@ -78,44 +92,60 @@ def held_out_text(checkpoint: Checkpoint, source: str | None) -> HeldOutText:
     return HeldOutText(windows, text_sha256(text), source or "shipped")
 
 
-def measure(
+@contextmanager
+def opened_pair(
     checkpoint: Checkpoint,
     folder: Path,
-    text: HeldOutText,
-    thresholds: Thresholds,
     *,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Measured:
-    """Run the model in `folder` and its original on the same tokens, and judge the figures.
+) -> Iterator[Pair]:
+    """Load the model in `folder` and its original.
 
-    The original is the checkpoint in torch, float32. `threads` holds for both.
+    `threads` holds for both until the pair is left; torch then has the threads it had before.
     """
-    progress = progress or SilentProgress()
+    before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)
-    with progress.stage("Loading the original and the result"):
-        original = OriginalModel.load(checkpoint)
-        session = DecoderSession.open(folder, threads=threads)
+    try:
+        with (progress or SilentProgress()).stage("Loading the original and the result"):
+            original = OriginalModel.load(checkpoint)
+            session = DecoderSession.open(folder, threads=threads)
+        yield Pair(original, session, threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure(
+    pair: Pair, text: HeldOutText, thresholds: Thresholds, progress: Progress | None = None
+) -> Measured:
+    """Run both models on the same tokens, and judge the figures."""
+    progress = progress or SilentProgress()
     with progress.stage("Comparing tensors"):
         rows = text.windows[:2, : min(_TENSOR_TOKENS, text.windows.shape[1])]
         # A cache that is appended to in place counts positions by place, so padded rows of it do
         # not hold what the original's hold, though their logits agree.
-        padding = 0 if session.shared_cache else _TENSOR_PADDING
-        tensors = compare_tensors(original, session.session, rows, padding=padding)
-    language = compare_language(original, session, text.windows, progress)
-    with progress.stage("Timing"):
-        prompt = text.windows.reshape(1, -1)[:, : _prompt_length(checkpoint)]
-        speed = _speed(lambda new: session.generate(prompt, max_new_tokens=new), prompt, threads)
-        original_speed = _speed(
-            lambda new: original.decode(prompt, max_new_tokens=new), prompt, threads
+        padding = 0 if pair.session.shared_cache else _TENSOR_PADDING
+        tensors = compare_tensors(pair.original, pair.session.session, rows, padding=padding)
+    language = compare_language(pair.original, pair.session, text.windows, progress)
+    return Measured(language, tensors, judge(thresholds, language, tensors))
+
+
+def timed(pair: Pair, text: HeldOutText, progress: Progress | None = None) -> Speeds:
+    """Time both models as they read the beginning of `text` and continue it."""
+    with (progress or SilentProgress()).stage("Timing"):
+        context = pair.original.model.config.max_position_embeddings
+        prompt = text.windows.reshape(1, -1)[:, : _prompt_length(context)]
+        result = _speed(
+            lambda new: pair.session.generate(prompt, max_new_tokens=new), prompt, pair.threads
         )
-    verdicts = judge(thresholds, language, tensors)
-    return Measured(language, tensors, verdicts, original_speed, speed)
+        original = _speed(
+            lambda new: pair.original.decode(prompt, max_new_tokens=new), prompt, pair.threads
+        )
+    return Speeds(original, result)
 
 
-def _prompt_length(checkpoint: Checkpoint) -> int:
-    context: int = checkpoint.config.max_position_embeddings
+def _prompt_length(context: int) -> int:
     return max(1, min(_PREFILL_TOKENS, context - _DECODE_TOKENS - 1))
 
 

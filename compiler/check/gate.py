@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from castline.compiler.check.language import LanguageFigures
 from castline.compiler.check.tensors import TensorFigures
-from castline.compiler.quant.thresholds import Thresholds
+from castline.compiler.recipes.thresholds import Thresholds
 from castline.errors import GateFailedError
 from castline.exporters.names import LOGITS
 

@@ -97,20 +97,23 @@ def positions(attention_mask: Tokens) -> Tokens:
 def fill(model: PreTrainedModel, checkpoint: Weights, dtype: torch.dtype) -> None:
     """Give each parameter and persistent buffer of `model` its value, one at a time."""
     missing: set[str] = set()
-    misshapen: list[str] = []
+    misshapen: dict[str, str] = {}
     for name, current in list(named_tensors(model)):
         if name not in checkpoint.tensors:
             missing.add(name)
             continue
         value = torch_from_numpy(checkpoint.read(name), current, dtype)
         if value.shape != current.shape:
-            misshapen.append(f"{name} is {list(value.shape)}, expected {list(current.shape)}")
+            misshapen[name] = f"{name} is {list(value.shape)}, expected {list(current.shape)}"
             continue
         assign(model, name, value)
-    # Also removes from `missing` what is tied to a tensor that was there.
-    model.tie_weights(missing_keys=missing, recompute_mapping=False)
+    # Ties what is absent to what was there, and removes it from `absent`; two tensors that were
+    # both there and differ stay apart, whatever the configuration says.
+    absent = missing | misshapen.keys()
+    model.tie_weights(missing_keys=absent, recompute_mapping=False)
+    missing &= absent
     if missing or misshapen:
-        problems = [f"{name} is missing" for name in sorted(missing)] + misshapen
+        problems = [f"{name} is missing" for name in sorted(missing)] + [*misshapen.values()]
         raise CheckpointError(
             f"{checkpoint.source} does not hold the weights of its configuration "
             f"({checkpoint.config.model_type}): {'; '.join(problems)}."

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.graph.evaluate import Array, evaluate, sources
-
-_TOKENS, _MASK = "input_ids", "attention_mask"
+from castline.compiler.graph.evaluate import evaluate, sources
+from castline.compiler.quant.arrays import Array
+from castline.exporters.names import ATTENTION_MASK, INPUT_IDS
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ def causal_mask(mask: ir.Value, context_length: int) -> CausalMask | str:
     with padding on either side and inside, with and without a past, around the window's edge.
     """
     inputs = {str(value.name): value for value in sources(mask)}
-    if set(inputs) != {_TOKENS, _MASK}:
+    if set(inputs) != {INPUT_IDS, ATTENTION_MASK}:
         return f"it depends on {', '.join(sorted(inputs))}"
-    tokens, padding = inputs[_TOKENS], inputs[_MASK]
+    tokens, padding = inputs[INPUT_IDS], inputs[ATTENTION_MASK]
 
     def allowed(sequence: int, row_mask: Array) -> Array:
         ids = np.zeros((len(row_mask), sequence), np.int64)

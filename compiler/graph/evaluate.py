@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-Array = npt.NDArray[Any]
+from castline.compiler.quant.arrays import Array
 
 
 def sources(value: ir.Value) -> set[ir.Value]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-HEAD_OUTPUT = "logits"
+from castline.exporters.names import LOGITS
 
 
 @dataclass(frozen=True)
@@ -62,4 +62,4 @@ def _linear(node: ir.Node) -> Linear | None:
     if len(weight.shape) != 2:
         return None
     output = node.outputs[0]
-    return Linear(node, weight, transposed, output.is_graph_output() and output.name == HEAD_OUTPUT)
+    return Linear(node, weight, transposed, output.is_graph_output() and output.name == LOGITS)

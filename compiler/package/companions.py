@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from castline.compiler.package.genai_config import stop_tokens, write_genai_config
+from castline.compiler.package.genai_config import (
+    generation_settings,
+    stop_tokens,
+    write_genai_config,
+)
 from castline.compiler.targets.write import DATA, MODEL
 from castline.errors import CheckpointError
 from castline.exporters.checkpoint import Checkpoint
@@ -16,18 +20,22 @@ def save_companions(checkpoint: Checkpoint, folder: Path, *, shares_cache: bool)
     `shares_cache` says that past and present of the model may be one buffer.
     """
     notes = save_config_and_tokenizer(checkpoint, folder)
-    stop = stop_tokens(folder, checkpoint.config)
+    stop = stop_tokens(generation_settings(folder, checkpoint.source), checkpoint.config)
     write_genai_config(folder, checkpoint.config, shares_cache=shares_cache, stop_tokens=stop)
     return notes
 
 
 def save_config_and_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
-    """Write config.json and the tokenizer; return a note if the checkpoint has no tokenizer."""
+    """Write config.json and the tokenizer; return a note if the checkpoint has no tokenizer.
+
+    Raises CheckpointError when the generation settings beside the tokenizer are broken.
+    """
     checkpoint.save_config(folder)
     try:
         checkpoint.save_tokenizer(folder)
     except CheckpointError as error:
         return (f"no tokenizer was written: {error}",)
+    generation_settings(folder, checkpoint.source)
     return ()
 
 

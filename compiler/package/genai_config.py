@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from castline.errors import CheckpointError
 from castline.exporters import names
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 GENAI_CONFIG = "genai_config.json"
+GENERATION_CONFIG = "generation_config.json"
+_AGAIN = "Download it again, or remove it: the tokens of config.json then end a text."
 
 
 def write_genai_config(
@@ -72,13 +76,36 @@ def write_genai_config(
     (folder / GENAI_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def stop_tokens(folder: Path, config: PretrainedConfig) -> list[int]:
-    """Return the tokens that end a generation, from generation_config.json or else the config."""
-    path = folder / "generation_config.json"
-    listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = listed.get("eos_token_id", config.eos_token_id)
+def stop_tokens(settings: Mapping[str, object], config: PretrainedConfig) -> list[int]:
+    """Return the tokens that end a generation, from generation settings or else the config."""
+    found: Any = settings.get("eos_token_id")
     if found is None:
         found = config.eos_token_id
     if found is None:
         return []
-    return list(found) if isinstance(found, list) else [int(found)]
+    return list(found) if isinstance(found, list) else [found]
+
+
+def generation_settings(folder: Path, source: str) -> Mapping[str, object]:
+    """Return what the generation_config.json copied from `source` into `folder` says; {} if none.
+
+    Raises CheckpointError, which names the file of `source`, when it is no JSON object or its
+    eos_token_id is neither a number nor a list of numbers.
+    """
+    path, original = folder / GENERATION_CONFIG, f"{source}/{GENERATION_CONFIG}"
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{original} is not JSON: {error}. {_AGAIN}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{original} is not a JSON object. {_AGAIN}")
+    tokens = settings.get("eos_token_id")
+    for token in tokens if isinstance(tokens, list) else [tokens]:
+        if token is not None and not isinstance(token, int):
+            raise CheckpointError(
+                f"{original}: eos_token_id is {tokens!r}, expected a number or a list of numbers. "
+                f"{_AGAIN}"
+            )
+    return settings

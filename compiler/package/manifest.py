@@ -22,15 +22,17 @@ def write_manifest(folder: Path, facts: Mapping[str, object]) -> Mapping[str, ob
     """Write `folder`/manifest.json from `facts` and the size and SHA-256 of every file there.
 
     The same facts and files give the same bytes: no times and no absolute paths. A source given as
-    an absolute path is therefore written as its last name; the checkpoint's hash identifies it.
+    an absolute path, of the checkpoint or of the evaluation text, is therefore written as its last
+    name; the hash beside it identifies it.
     """
     own = {"castline_format": FORMAT, "castline_version": castline.__version__}
     taken = (own.keys() | {"files"}) & facts.keys()
     assert not taken, f"the caller of write_manifest promised not to give {sorted(taken)}"
     document: dict[str, object] = {**facts, **own, "files": _files(folder)}
-    source = document.get("source")
-    if isinstance(source, str) and Path(source).is_absolute():
-        document["source"] = Path(source).name
+    document = _without_absolute_source(document)
+    text_facts = document.get("evaluation_text")
+    if isinstance(text_facts, Mapping):
+        document["evaluation_text"] = _without_absolute_source(text_facts)
     text = json.dumps(_plain(document), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return document
@@ -117,6 +119,13 @@ def _listed_paths(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.relative_to(folder).as_posix() not in _NOT_LISTED:
             yield path
+
+
+def _without_absolute_source(facts: Mapping[str, object]) -> dict[str, object]:
+    source = facts.get("source")
+    if isinstance(source, str) and Path(source).is_absolute():
+        return {**facts, "source": Path(source).name}
+    return dict(facts)
 
 
 def _plain(value: object) -> object:

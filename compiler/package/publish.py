@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from castline.compiler.package.manifest import MANIFEST, read_manifest
-from castline.errors import OutputError
+from castline.errors import CastlineError, OutputError
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -33,6 +33,8 @@ def publishing(output: Path, *, overwrite: bool) -> Iterator[Path]:
         _refuse_what_is_in_the_way(output, overwrite)
     except PermissionError as error:
         raise OutputError(_not_permitted(output.parent)) from error
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be an output: {error.strerror}.") from error
     made = _make_parents(output.parent)
     partial = _beside(output, "partial", os.getpid())
     try:
@@ -43,7 +45,11 @@ def publishing(output: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
-        raise OutputError(_disk_full(partial)) from error
+        raise OutputError(_disk_full(partial, error)) from error
+    except CastlineError as error:
+        # The body knows only the hidden folder; the user knows only the output.
+        error.args = (str(error).replace(str(partial), str(output)),)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if not output.exists():
@@ -165,11 +171,11 @@ def _not_permitted(parent: Path) -> str:
     )
 
 
-def _disk_full(partial: Path) -> str:
+def _disk_full(partial: Path, error: OSError) -> str:
     written = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     free = shutil.disk_usage(partial.parent).free
     return (
-        f"{partial.parent}: the disk is full: {written:,} bytes were written, more are needed, and "
+        f"{partial.parent}: {error.strerror}: {written:,} bytes were written, more are needed, and "
         f"{free:,} are free. Nothing was kept. Free space or give an output on another disk."
     )
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from castline.compiler.passes.contrib import DOMAIN, import_contrib
+from castline.compiler.passes.initializers import constant
 from castline.compiler.passes.packed_matrix import PackedMatrix, packed_matrix
 from castline.compiler.passes.replace import remove_unused, take_over
-
-DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class GatherBlockQuantized:
                 declined[str(node.name)] = matrix
                 continue
             _lower(model.graph, node, matrix)
-            model.graph.opset_imports.setdefault(DOMAIN, 1)
+            import_contrib(model)
         return declined
 
 
@@ -60,14 +60,7 @@ def _lower(graph: ir.Graph, node: ir.Node, matrix: PackedMatrix) -> None:
 def _reshaped(
     graph: ir.Graph, value: ir.Value, shape: tuple[int, int], path: str, before: ir.Node
 ) -> ir.Value:
-    tensor = ir.Tensor(np.array(shape, np.int64), name=f"{path}/shape")
-    target = ir.Value(
-        name=tensor.name,
-        shape=tensor.shape,
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
-    graph.initializers.add(target)
+    target = constant(graph, f"{path}/shape", np.array(shape, np.int64))
     node = ir.node("Reshape", [value, target], name=f"{path}/Reshape")
     output = node.outputs[0]
     output.name, output.shape, output.type = f"{path}/Reshape_output_0", ir.Shape(shape), value.type

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,13 @@ import onnx_ir as ir
 
 from castline.compiler.graph.attention import CachedAttention, cached_attentions
 from castline.compiler.graph.attention_mask import CausalMask, causal_mask
-from castline.compiler.passes.position_tables import position_table
+from castline.compiler.passes.contrib import DOMAIN, import_contrib
+from castline.compiler.passes.initializers import constant
+from castline.compiler.passes.position_tables import depends_on_positions_alone, position_table
 from castline.compiler.passes.replace import remove_unused, take_over
+from castline.exporters.names import ATTENTION_MASK, INPUT_IDS, POSITION_IDS
 
-DOMAIN = "com.microsoft"
-_INPUT_IDS, _ATTENTION_MASK, _POSITION_IDS = "input_ids", "attention_mask", "position_ids"
+_HEAD_SIZE_MULTIPLE = 16  # what the node asks of head sizes when it turns them by positions
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,37 @@ class GroupQueryAttention:
         attentions, declined = cached_attentions(model)
         if not attentions:
             return declined
+        refused = self._refused(model.graph, attentions)
+        declined |= {str(attention.node.name): reason for attention, reason in refused.items()}
+        if len(refused) == len(attentions):
+            return declined
         shared = _Shared(model.graph, self.context_length)
         for attention in attentions:
-            _lower(model.graph, attention, shared)
-        model.graph.opset_imports.setdefault(DOMAIN, 1)
+            if attention not in refused:
+                _lower(model.graph, attention, shared)
+        import_contrib(model)
         model.graph.sort()
         return declined
+
+    def _refused(
+        self, graph: ir.Graph, attentions: Sequence[CachedAttention]
+    ) -> dict[CachedAttention, str]:
+        """Return those attentions that the node cannot compute, with the reason."""
+        position_ids = next(value for value in graph.inputs if value.name == POSITION_IDS)
+        angles = dict.fromkeys(v for a in attentions for v in (a.cos, a.sin))
+        tabled = {
+            value: depends_on_positions_alone(value, position_ids, self.context_length)
+            for value in angles
+        }
+        refused = {}
+        for attention in attentions:
+            if attention.width % _HEAD_SIZE_MULTIPLE:
+                refused[attention] = (
+                    f"its head size {attention.width} is not a multiple of {_HEAD_SIZE_MULTIPLE}"
+                )
+            elif not (tabled[attention.cos] and tabled[attention.sin]):
+                refused[attention] = "its rotary angles depend on more than each token's position"
+        return refused
 
 
 class _Shared:
@@ -51,14 +78,14 @@ class _Shared:
     def __init__(self, graph: ir.Graph, context_length: int) -> None:
         self._graph = graph
         self._context_length = context_length
-        self._tables: dict[ir.Value, ir.Value] = {}
+        self._tables: dict[str, dict[ir.Value, ir.Value]] = {}
         self._biases: dict[ir.Value | None, ir.Value] = {}
         self._forms: dict[ir.Value, CausalMask | None] = {}
         inputs = {value.name: value for value in graph.inputs}
-        self.position_ids = inputs[_POSITION_IDS]
-        self._mask, tokens = inputs[_ATTENTION_MASK], inputs[_INPUT_IDS]
+        self.position_ids = inputs[POSITION_IDS]
+        self._mask, tokens = inputs[ATTENTION_MASK], inputs[INPUT_IDS]
         one_token = {"start": 1, "end": 2}
-        self._one = self._constant("castline.one", np.array([1], np.int64))
+        self._one = constant(self._graph, "castline.one", np.array([1], np.int64))
         self._length = self._add("Shape", [self._mask], one_token, "/attention/Shape")
         self._now = self._add("Shape", [tokens], one_token, "/attention/Shape_1")
         self._batch = self._add("Shape", [tokens], {"start": 0, "end": 1}, "/attention/Shape_2")
@@ -66,14 +93,14 @@ class _Shared:
         rows = self._add("Expand", [last, self._batch], {}, "/attention/Expand")
         int32 = {"to": ir.DataType.INT32}
         self.last_positions = self._add("Cast", [rows], int32, "/attention/Cast")
-        scalar = self._constant("castline.scalar", np.array([], np.int64))
+        scalar = constant(self._graph, "castline.scalar", np.array([], np.int64))
         total = self._add("Reshape", [self._length, scalar], {}, "/attention/Reshape")
         self.total_length = self._add("Cast", [total], int32, "/attention/Cast_1")
         self.places = self._places()
 
     def _places(self) -> ir.Value:
         """Return (position_ids + padding on the left), and zero for what is padding itself."""
-        end = self._constant("castline.end", np.array([np.iinfo(np.int64).max], np.int64))
+        end = constant(self._graph, "castline.end", np.array([np.iinfo(np.int64).max], np.int64))
         first = {"axis": 1, "keepdims": 1}
         padding = self._add("ArgMax", [self._mask], first, "/attention/ArgMax")
         shifted = self._add("Add", [self.position_ids, padding], {}, "/attention/Add")
@@ -82,14 +109,17 @@ class _Shared:
         current = self._add("Slice", window, {}, "/attention/Slice")
         return self._add("Mul", [shifted, current], {}, "/attention/Mul")
 
-    def table(self, angles: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """Return cos or sin of every position as an initializer [context, width / 2]."""
-        if angles not in self._tables:
+    def table(self, name: str, angles: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """Return cos or sin of every position as an initializer [context, width / 2].
+
+        Its name is `name`, numbered from the second table of that name on.
+        """
+        tables = self._tables.setdefault(name, {})
+        if angles not in tables:
             array = position_table(angles, self.position_ids, self._context_length)
-            name = f"castline.{str(angles.name).rpartition('/')[2].partition('_')[0].lower()}_table"
-            name += f".{len(self._tables)}"
-            self._tables[angles] = self._constant(name, array.astype(dtype.numpy()))
-        return self._tables[angles]
+            numbered = f"{name}.{len(tables)}" if tables else name
+            tables[angles] = constant(self._graph, numbered, array.astype(dtype.numpy()))
+        return tables[angles]
 
     def form(self, mask: ir.Value) -> CausalMask | None:
         """Return what the mask allows beyond padding, if it is a form that the node has itself."""
@@ -108,8 +138,8 @@ class _Shared:
             allowed = self._not_padding() if key is None else mask
             index = len(self._biases)
             lowest = np.array(np.finfo(dtype.numpy()).min, dtype.numpy())
-            zero = self._constant(f"castline.allowed.{index}", np.zeros((), dtype.numpy()))
-            masked = self._constant(f"castline.masked.{index}", lowest)
+            zero = constant(self._graph, f"castline.allowed.{index}", np.zeros((), dtype.numpy()))
+            masked = constant(self._graph, f"castline.masked.{index}", lowest)
             bias = self._add("Where", [allowed, zero, masked], {}, f"/attention/Where_{index}")
             bias.type = ir.TensorType(dtype)
             if key is None:
@@ -120,7 +150,7 @@ class _Shared:
 
     def _not_padding(self) -> ir.Value:
         """Return attention_mask as bool [batch, 1, 1, total]."""
-        axes = self._constant("castline.axes", np.array([1, 2], np.int64))
+        axes = constant(self._graph, "castline.axes", np.array([1, 2], np.int64))
         boolean = {"to": ir.DataType.BOOL}
         allowed = self._add("Cast", [self._mask], boolean, "/attention/Cast_2")
         return self._add("Unsqueeze", [allowed, axes], {}, "/attention/Unsqueeze")
@@ -128,14 +158,6 @@ class _Shared:
     def _score_shape(self) -> ir.Value:
         parts = [self._batch, self._one, self._now, self._length]
         return self._add("Concat", parts, {"axis": 0}, "/attention/Concat")
-
-    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
-        tensor = ir.Tensor(array, name=name)
-        value = ir.Value(
-            name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self._graph.initializers.add(value)
-        return value
 
     def _add(
         self, op_type: str, inputs: list[ir.Value], attributes: Mapping[str, int], name: str
@@ -171,8 +193,8 @@ def _lower(graph: ir.Graph, attention: CachedAttention, shared: _Shared) -> None
             *attention.past,
             shared.last_positions,
             shared.total_length,
-            shared.table(attention.cos, dtype),
-            shared.table(attention.sin, dtype),
+            shared.table("cos_cache", attention.cos, dtype),
+            shared.table("sin_cache", attention.sin, dtype),
             shared.places,
             shared.bias(attention.mask, dtype),
         ],
@@ -197,17 +219,10 @@ def _flat(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     if source is not None and source.shape is not None and len(source.shape) == 3:
         return source
     shape_name = "castline.merged_heads"
-    if shape_name not in graph.initializers:
-        tensor = ir.Tensor(np.array([0, 0, -1], np.int64), name=shape_name)
-        graph.initializers.add(
-            ir.Value(
-                name=shape_name,
-                shape=tensor.shape,
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-        )
-    node = ir.node("Reshape", [value, graph.initializers[shape_name]], name=f"{name}/Reshape")
+    shape = graph.initializers.get(shape_name)
+    if shape is None:
+        shape = constant(graph, shape_name, np.array([0, 0, -1], np.int64))
+    node = ir.node("Reshape", [value, shape], name=f"{name}/Reshape")
     node.outputs[0].name = f"{name}/Reshape_output_0"
     graph.append(node)
     return node.outputs[0]

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from castline.compiler.passes.contrib import DOMAIN, import_contrib
 from castline.compiler.passes.packed_matrix import packed_matrix
 from castline.compiler.passes.replace import remove_unused, take_over
-
-DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class MatMulNBits:
             if reason:
                 declined[str(node.name)] = reason
                 continue
-            model.graph.opset_imports.setdefault(DOMAIN, 1)
+            import_contrib(model)
         return declined
 
     def _lower(self, graph: ir.Graph, node: ir.Node, dequantize: ir.Node) -> str | None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from castline.compiler.passes.contrib import DOMAIN
+from castline.compiler.passes.initializers import add_initializer
 from castline.compiler.passes.replace import remove_unused
-
-_DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _pack(graph: ir.Graph, attention: ir.Node, projections: list[ir.Node]) -> No
         present = [part for part in parts if part is not None]
         inputs.append(_stacked(graph, present, f"{path}/qkv_proj") if present else None)
     packed = ir.Node(
-        _DOMAIN,
+        DOMAIN,
         "MatMulNBits",
         inputs,
         list(attributes.values()),
@@ -89,8 +89,8 @@ def _stacked(graph: ir.Graph, parts: list[ir.Value], path: str) -> ir.Value:
     dtype = tensors[0].dtype
     rows = sum(int(tensor.shape.numpy()[0]) for tensor in tensors)
     shape = ir.Shape([rows, *tensors[0].shape.numpy()[1:]])
-    suffix = str(parts[0].name).rpartition(".weight")[2] or ".bias"
-    name = f"{path.removeprefix('/').replace('/', '.')}.weight{suffix}"
+    part = str(parts[0].name).rpartition(".")[2]  # such as weight_quantized_packed, or bias
+    name = f"{path.removeprefix('/').replace('/', '.')}.{part}"
 
     def read() -> ir.TensorProtocol:
         return ir.Tensor(np.concatenate([t.numpy() for t in tensors]), dtype=dtype, name=name)
@@ -101,5 +101,4 @@ def _stacked(graph: ir.Graph, parts: list[ir.Value], path: str) -> ir.Value:
         type=ir.TensorType(dtype),
         const_value=ir.LazyTensor(read, dtype=dtype, shape=shape, name=name),
     )
-    graph.initializers.add(value)
-    return value
+    return add_initializer(graph, value)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.passes.promised_matrix import Array, PromisedParts
+from castline.compiler.passes.initializers import add_initializer
+from castline.compiler.passes.promised_matrix import PromisedParts
+from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.packing import packed_codes, packed_zero_points, unsigned
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 256
@@ -54,7 +56,7 @@ def packed_matrix(graph: ir.Graph, dequantize: ir.Node) -> PackedMatrix | str:
     else:
         values = _promised(codes, scales, zero_points, names, (k, n, bits, block), rows_are_outputs)
         for value in values:
-            graph.initializers.add(value)
+            add_initializer(graph, value)
     return PackedMatrix(tuple(values), k, n, bits, block)
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from castline.compiler.passes.promised_matrix import Array, PromisedParts
+from castline.compiler.passes.initializers import add_initializer
+from castline.compiler.passes.promised_matrix import PromisedParts
 from castline.compiler.passes.quantize_weights import CODE_TYPES, Quantized
+from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.round_to_nearest import quantize
 from castline.compiler.quant.scheme import WeightScheme
-
-_TOKENS = "input_ids"
+from castline.exporters.names import INPUT_IDS
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class QuantizeEmbedding:
 
     def _quantize(self, graph: ir.Graph, table: ir.Value) -> None:
         users = [node for node in table.consumers() if self.with_head or node.op_type == "Gather"]
-        parts = _promised(table, self.scheme)
+        # What else reads the table may be quantized too, by a scheme of its own.
+        shared = len(users) < len(table.consumers())
+        parts = _promised(table, self.scheme, f"{table.name}{'_lookup' if shared else ''}")
         for part in parts:
-            graph.initializers.add(part)
+            add_initializer(graph, part)
         _, width = _sizes(table)
         group = self.scheme.group_for(width)
         attributes = {"axis": 0} if group is None else {"axis": 1, "block_size": group}
@@ -62,7 +65,7 @@ class QuantizeEmbedding:
 
 def _reads_tokens(node: ir.Node) -> bool:
     indices = node.inputs[1]
-    return indices is not None and indices.name == _TOKENS
+    return indices is not None and indices.name == INPUT_IDS
 
 
 def _is_table(value: ir.Value | None) -> bool:
@@ -75,7 +78,7 @@ def _sizes(table: ir.Value) -> tuple[int, int]:
     return rows, width
 
 
-def _promised(table: ir.Value, scheme: WeightScheme) -> list[ir.Value]:
+def _promised(table: ir.Value, scheme: WeightScheme, name: str) -> list[ir.Value]:
     tensor = table.const_value
     assert tensor is not None, "initializers have tensors"
     rows, width = _sizes(table)
@@ -97,6 +100,6 @@ def _promised(table: ir.Value, scheme: WeightScheme) -> list[ir.Value]:
         (code_type, scale_shape, "zero_point"),
     ]
     return [
-        promised.promise(index, dtype, shape, f"{table.name}_{suffix}")
+        promised.promise(index, dtype, shape, f"{name}_{suffix}")
         for index, (dtype, shape, suffix) in enumerate(forms[: 2 if scheme.symmetric else 3])
     ]

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from castline.compiler.graph.linears import Linear, linears
-from castline.compiler.passes.promised_matrix import Array, PromisedParts
+from castline.compiler.passes.initializers import add_initializer
+from castline.compiler.passes.promised_matrix import PromisedParts
 from castline.compiler.passes.replace import remove_unused
+from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.round_to_nearest import quantize
 from castline.compiler.quant.scheme import WeightScheme
 
@@ -72,7 +74,7 @@ def _quantize(graph: ir.Graph, linear: Linear, scheme: WeightScheme) -> None:
     codes, scales, zero_points = _promised(linear, scheme)
     parts = [codes, scales] if zero_points is None else [codes, scales, zero_points]
     for part in parts:
-        graph.initializers.add(part)
+        add_initializer(graph, part)
     group = scheme.group_for(linear.k)
     attributes = {"axis": 1} if group is None else {"axis": 0, "block_size": group}
     path = str(linear.node.name).rpartition("/")[0]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from castline.compiler.passes.contrib import DOMAIN, import_contrib
 from castline.compiler.passes.replace import remove_unused, take_over
 
-DOMAIN = "com.microsoft"
 _SUM_OUTPUT = 3  # SkipSimplifiedLayerNormalization hands the sum on as its fourth output
 
 
@@ -27,7 +27,7 @@ class SkipNorm:
                 declined[str(norm.name)] = reason
                 continue
             _fuse(model.graph, norm)
-            model.graph.opset_imports.setdefault(DOMAIN, 1)
+            import_contrib(model)
         return declined
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from castline.compiler.quant.arrays import Array
 
 
 def packed_codes(codes: Array, bits: int, block: int) -> Array:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.scheme import WeightScheme
-
-Array = npt.NDArray[Any]
 
 # The least normal float32: division by less may be flushed to division by zero. In float16 it
 # becomes the least number there is, 2**-24.

@@ -45,7 +45,7 @@ def read_document(text: str, source: str) -> Document:
     if not isinstance(root, yaml.MappingNode):
         raise RecipeError(
             f"{source}: expected fields such as 'name: my-recipe', found {_found(fields)}. "
-            "`castline recipes --show w4a16-rtn` prints one to start from."
+            "`castline recipes w4a16-rtn` prints one to start from."
         )
     lines: dict[FieldPath, int] = {}
     for path, line in _field_lines(root, ()):

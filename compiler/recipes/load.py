@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from castline.compiler.recipes.document import FieldPath, read_document, read_value
-from castline.compiler.recipes.recipe import Gate, QuantizedWeights, Recipe
+from castline.compiler.recipes.recipe import QuantizedWeights, Recipe
+from castline.compiler.recipes.thresholds import Thresholds
 from castline.errors import RecipeError
 
 _PRESETS = files("castline.compiler.recipes") / "presets"
@@ -146,7 +147,7 @@ def _complaint(kind: str, path: FieldPath, found: object) -> str:
 def _model_at(path: FieldPath) -> type[BaseModel]:
     if not path:
         return Recipe
-    return Gate if path == ("gate",) else QuantizedWeights
+    return Thresholds if path == ("gate",) else QuantizedWeights
 
 
 def _as_yaml(value: object) -> str:

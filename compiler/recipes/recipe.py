@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from castline.compiler.quant.scheme import WeightScheme
-from castline.compiler.quant.thresholds import Thresholds
+from castline.compiler.recipes.section import Section
+from castline.compiler.recipes.thresholds import Thresholds
 
 SECTION = "a section with bits, group_size and symmetric"
 
 
-class _Section(BaseModel):
-    # Strict, because a recipe that says `bits: "4"` or `symmetric: 1` was written by mistake.
-    # A field's description is what an error says was expected there.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class QuantizedWeights(_Section):
+class QuantizedWeights(Section):
     """How the weights of one kind of layer are quantized."""
 
     bits: Literal[4, 8] = Field(description="4 or 8")
@@ -34,35 +29,6 @@ class QuantizedWeights(_Section):
         return WeightScheme(bits=self.bits, group_size=group_size, symmetric=self.symmetric)
 
 
-class Gate(_Section):
-    """How far the result may be from the original; a number that is absent is not judged."""
-
-    perplexity_ratio: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="the largest result / original perplexity, a number above 0",
-    )
-    kl_divergence: float | None = Field(
-        default=None,
-        ge=0,
-        allow_inf_nan=False,
-        description="the largest mean KL divergence in nats per token, a number from 0",
-    )
-    top1_agreement: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="the smallest share of equal likeliest tokens, a number from 0 to 1",
-    )
-    logits_cosine: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="the smallest cosine similarity of the logits, a number from 0 to 1",
-    )
-
-
 def _kind(value: object) -> str:
     return "section" if isinstance(value, dict | QuantizedWeights) else "keep"
 
@@ -73,7 +39,7 @@ KeepOrQuantize = Annotated[
 ]
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One way to quantize a model, as its YAML file says it."""
 
     name: str = Field(min_length=1, description="a name")
@@ -84,7 +50,7 @@ class Recipe(_Section):
     weights: QuantizedWeights | None = Field(description=f"{SECTION}, or null (not quantized)")
     head: KeepOrQuantize = Field(default="keep", description=f"keep, or {SECTION}")
     embedding: KeepOrQuantize = Field(default="keep", description=f"keep, or {SECTION}")
-    gate: Gate = Field(default=Gate(), description="a section with the thresholds")
+    gate: Thresholds = Field(default=Thresholds(), description="a section with the thresholds")
 
     @property
     def weights_scheme(self) -> WeightScheme | None:
@@ -100,13 +66,3 @@ class Recipe(_Section):
     def embedding_scheme(self) -> WeightScheme | None:
         """How the embedding is quantized; None leaves it as it is."""
         return None if self.embedding == "keep" else self.embedding.scheme
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """The gate in the words of the check."""
-        return Thresholds(
-            perplexity_ratio=self.gate.perplexity_ratio,
-            kl_divergence=self.gate.kl_divergence,
-            top1_agreement=self.gate.top1_agreement,
-            logits_cosine=self.gate.logits_cosine,
-        )

@@ -16,6 +16,8 @@ class ExportOutcome(PlainValues):
 
     output: Path
     source: str
+    source_path: Path | None
+    """Where the source was, if it was a folder or a file; None for a hub id."""
     architecture: str
     layers: int
     dtype: str
@@ -51,6 +53,8 @@ class CompileOutcome(Comparison):
 
     output: Path
     source: str
+    source_path: Path | None
+    """Where the source was, if it was a folder or a file; None for a hub id."""
     recipe: str
     target: str
     original_bytes: int
@@ -72,3 +76,5 @@ class CheckOutcome(Comparison):
     against: str
     seconds: float
     notes: tuple[str, ...] = ()
+    not_executed: tuple[str, ...] = ()
+    """What could not be run when the output was compiled, as its manifest says."""

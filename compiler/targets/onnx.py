@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from castline.compiler.recipes.recipe import Recipe
-from castline.compiler.targets.target import Built
+from castline.compiler.targets.target import Built, Lowered
 from castline.progress import Progress
 
 
@@ -18,7 +18,6 @@ class Onnx:
 
     name: str = "onnx"
     dtype: ir.DataType = ir.DataType.FLOAT
-    shares_cache: bool = False
 
     def require(self, recipe: Recipe) -> None:
         """Everything that a recipe can say has a standard form."""
@@ -26,9 +25,9 @@ class Onnx:
     def require_dtype(self, dtype: ir.DataType) -> None:
         """Every dtype has a standard form."""
 
-    def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:  # noqa: ARG002
+    def lower(self, model: ir.Model, context_length: int) -> Lowered:  # noqa: ARG002
         """Leave the neutral graph as it is."""
-        return ()
+        return Lowered()
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:  # noqa: ARG002
         """Nothing is built beyond the model."""

@@ -15,8 +15,9 @@ from castline.compiler.passes.pack_projections import PackProjections
 from castline.compiler.passes.skip_norm import SkipNorm
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.runtime import onnxruntime_module
-from castline.compiler.targets.target import Built
+from castline.compiler.targets.target import Built, Lowered
 from castline.errors import TargetError
+from castline.exporters.names import PRESENT_PREFIX
 from castline.progress import Progress
 
 
@@ -26,7 +27,6 @@ class OnnxRuntime:
 
     name: str = "onnxruntime"
     dtype: ir.DataType = ir.DataType.FLOAT
-    shares_cache: bool = True
 
     def require(self, recipe: Recipe) -> None:  # noqa: ARG002
         """Raise TargetError if ONNX Runtime is not installed."""
@@ -37,11 +37,16 @@ class OnnxRuntime:
         if dtype == ir.DataType.BFLOAT16:
             raise TargetError(
                 "The onnxruntime target has no bfloat16 kernels on CPUs. Use --dtype float32 or "
-                "float16, or --target onnx for a bfloat16 graph."
+                "float16, or --target onnx --no-gate for a bfloat16 graph."
             )
 
-    def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:
-        """Rewrite into com.microsoft operators; what a pass leaves alone is noted."""
+    def lower(self, model: ir.Model, context_length: int) -> Lowered:
+        """Rewrite into com.microsoft operators.
+
+        Noted are the low-bit products, the lookups and the attentions left alone, which cost speed
+        or memory. Norms and projections that are not joined are not: the first norm of a model and
+        norms of heads never are, and what is not joined runs as fast as it did.
+        """
         SkipNorm()(model)
         declined = {
             "multiplied in float": MatMulNBits()(model),
@@ -49,12 +54,24 @@ class OnnxRuntime:
             "kept as standard attention": GroupQueryAttention(context_length)(model),
         }
         PackProjections()(model)
-        return tuple(
+        notes = tuple(
             f"{count} nodes {outcome}: {reason}"
             for outcome, nodes in declined.items()
             for reason, count in Counter(nodes.values()).items()
         )
+        return Lowered(notes, shares_cache=_appends_in_place(model))
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:  # noqa: ARG002
         """Nothing is built beyond the model."""
         return Built(facts={})
+
+
+def _appends_in_place(model: ir.Model) -> bool:
+    """Return whether all caches are GroupQueryAttention's, which alone may share its buffers."""
+    caches = [v for v in model.graph.outputs if str(v.name).startswith(PRESENT_PREFIX)]
+    return {_operator(cache) for cache in caches} == {"GroupQueryAttention"}
+
+
+def _operator(value: ir.Value) -> str | None:
+    producer = value.producer()
+    return producer.op_type if producer is not None else None

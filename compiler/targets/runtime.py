@@ -39,8 +39,8 @@ def onnxruntime_module() -> ModuleType:
         import onnxruntime  # noqa: PLC0415 - optional: CPU and CUDA builds exclude each other
     except ImportError as error:
         raise TargetError(
-            "ONNX Runtime is not installed. Install it with `pip install castline[cpu]`, or "
-            "`pip install castline[cuda]` for NVIDIA GPUs."
+            "ONNX Runtime is not installed. Install it: pip install onnxruntime, or for NVIDIA "
+            "GPUs: pip install onnxruntime-gpu."
         ) from error
     return onnxruntime  # type: ignore[no-any-return]
 
@@ -55,7 +55,7 @@ def inference_session(
     if missing := [name for name in wanted if name not in available]:
         raise TargetError(
             f"ONNX Runtime here has no {', '.join(missing)}, only {', '.join(available)}. For "
-            "NVIDIA GPUs install `castline[cuda]` in the place of `castline[cpu]`."
+            "NVIDIA GPUs: pip uninstall onnxruntime, then pip install onnxruntime-gpu."
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY

@@ -36,6 +36,7 @@ class Sampling:
                 ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
                 ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
                 ("repetition_penalty", 0 < self.repetition_penalty < np.inf, "above 0"),
+                ("seed", self.seed is None or self.seed >= 0, "0 or more"),
             )
             if not right
         ]

@@ -25,6 +25,16 @@ class Built:
     """What could not be run on this machine, a sentence each."""
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """What a lowering came to."""
+
+    notes: tuple[str, ...] = ()
+    """For the outcome, a sentence each."""
+    shares_cache: bool = False
+    """Whether every cache is appended to in place, so that past and present may be one buffer."""
+
+
 class Target(Protocol):
     """A runtime that Castline compiles for."""
 
@@ -36,11 +46,6 @@ class Target(Protocol):
         """The type of what is not quantized, unless the user asks for another."""
         ...
 
-    @property
-    def shares_cache(self) -> bool:
-        """Whether the lowered graph appends to its cache in place."""
-        ...
-
     def require(self, recipe: Recipe) -> None:
         """Raise TargetError if this target cannot do what the recipe asks for, or is missing."""
         ...
@@ -49,8 +54,8 @@ class Target(Protocol):
         """Raise TargetError if this target has no kernels for `dtype`."""
         ...
 
-    def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:
-        """Rewrite the neutral graph in place for this target; return notes for the outcome."""
+    def lower(self, model: ir.Model, context_length: int) -> Lowered:
+        """Rewrite the neutral graph in place for this target."""
         ...
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:

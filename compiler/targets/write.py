@@ -18,6 +18,11 @@ DATA = "model.onnx.data"
 _ALIGNMENT = 4096  # a page, so that a runtime can map every tensor
 _WRITABLE = (ir.Tensor, ir.LazyTensor, ir.ExternalTensor)
 _INLINE = 1024  # bytes up to which a tensor stays in the model file
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "no larger file is allowed (ulimit -f, or the file system)",
+}
 
 
 def write_model(model: ir.Model, folder: Path, progress: Progress | None = None) -> Path:
@@ -36,7 +41,7 @@ def write_model(model: ir.Model, folder: Path, progress: Progress | None = None)
     try:
         free = shutil.disk_usage(folder).free
         if free < total:
-            raise OutputError(_full(folder, total, free))
+            raise OutputError(_too_small(folder, total, f"{free / 1e6:.0f} MB are free"))
         with (
             progress.stage("Writing weights", total, "B") as advance,
             (folder / DATA).open("wb", buffering=0) as file,
@@ -47,9 +52,9 @@ def write_model(model: ir.Model, folder: Path, progress: Progress | None = None)
         _read_small(model)
         onnx.save(ir.to_proto(model), folder / MODEL)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OutputError(_full(folder, total, 0)) from error
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}).") from error
+        if error.errno in _FULL:
+            raise OutputError(_too_small(folder, total, _FULL[error.errno])) from error
+        raise OutputError(f"{folder}: cannot be written ({error.strerror or error}).") from error
     return folder / MODEL
 
 
@@ -59,7 +64,12 @@ def _append(
     """Write one tensor at the end of the file, padded to a page; return where it is."""
     assert isinstance(tensor, _WRITABLE), "initializers are in memory, promised or in a file"
     begin = file.tell()
-    tensor.tofile(file)
+    try:
+        tensor.tofile(file)
+    except OSError as error:
+        if error.errno is None:  # numpy does not tell the reason: a write of our own does
+            file.write(b"\0" * _ALIGNMENT)
+        raise
     size = file.tell() - begin
     assert size == tensor.nbytes, f"{value.name}: promised {tensor.nbytes} bytes, wrote {size}"
     file.write(b"\0" * (_padded(size) - size))
@@ -85,8 +95,8 @@ def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _full(folder: Path, needed: int, free: int) -> str:
+def _too_small(folder: Path, needed: int, reason: str) -> str:
     return (
-        f"{folder}: the weights need {needed / 1e6:.0f} MB, and the disk has {free / 1e6:.0f} MB "
-        "left. Free some space or choose another output folder."
+        f"{folder}: the weights need {needed / 1e6:.1f} MB, and {reason}. Make room or choose "
+        "another output folder."
     )

@@ -13,18 +13,23 @@ if TYPE_CHECKING:
 
 _NAME = "config.json"
 _MODELOPT = "hf_quant_config.json"
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
+)  # fmt: skip
 
 
 def read_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
     """Return the configuration of a Hugging Face folder.
 
     With `trust_remote_code`, a folder that brings its own configuration class has it run; without,
-    nothing of the folder is ever run. Raises CheckpointError for a missing, unreadable or
-    pre-quantized configuration, UnsupportedArchitectureError for an unknown `model_type`.
+    nothing of the folder is ever run. Raises CheckpointError for a missing, unreadable, impossible
+    or pre-quantized configuration, UnsupportedArchitectureError for an unknown `model_type`.
     """
     path = folder / _NAME
     fields = _fields(path)
     _refuse_quantized(path, fields)
+    _refuse_impossible_sizes(path, fields)
     # Imported late: transformers takes seconds, and a bad folder is told at once.
     from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
     from transformers import AutoConfig  # noqa: PLC0415
@@ -76,6 +81,19 @@ def _refuse_quantized(path: Path, fields: dict[str, Any]) -> None:
         "pre-quantized checkpoints are not supported yet. Use the original checkpoint, in float16, "
         "bfloat16 or float32."
     )
+
+
+def _refuse_impossible_sizes(path: Path, fields: dict[str, Any]) -> None:
+    """Refuse numbers that transformers would divide by, or make empty matrices of."""
+    sizes = {name: fields[name] for name in _SIZES if isinstance(fields.get(name), int)}
+    wrong = [f"{name} is {size}, expected 1 or more" for name, size in sizes.items() if size < 1]
+    heads, shared = sizes.get("num_attention_heads"), sizes.get("num_key_value_heads")
+    if not wrong and heads and shared and heads % shared:
+        wrong = [
+            f"num_attention_heads is {heads}, expected a multiple of num_key_value_heads, {shared}"
+        ]
+    if wrong:
+        raise CheckpointError(f"{path}: {'; '.join(wrong)}. Get the model's own {_NAME} again.")
 
 
 def _refuse_unknown(path: Path, fields: dict[str, Any]) -> None:

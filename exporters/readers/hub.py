@@ -52,8 +52,8 @@ def _snapshot(hub_id: str, patterns: tuple[str, ...]) -> Path:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"The Hub has no model {hub_id} that you may read. Check the name; for a private one "
-            "log in: hf auth login."
+            f"The Hub has no model {hub_id} that you may read, and no folder {hub_id} exists here. "
+            "Check the name; for a private model log in: hf auth login."
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise CheckpointError(
@@ -62,4 +62,6 @@ def _snapshot(hub_id: str, patterns: tuple[str, ...]) -> Path:
             f"that holds the checkpoint; no folder {hub_id} exists here."
         ) from error
     except (OSError, ValueError, http_error) as error:
-        raise CheckpointError(f"{hub_id} could not be downloaded: {error}") from error
+        raise CheckpointError(
+            f"No folder {hub_id} exists here, and from the Hub it could not be downloaded: {error}"
+        ) from error

@@ -21,6 +21,7 @@ _COMPANIONS = (
     "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "chat_template.json", "generation_config.json",
 )  # fmt: skip
+_SERIALIZED = "tokenizer.json"
 _GENERATION = "generation_config.json"
 
 
@@ -40,7 +41,11 @@ class TokenizerSource(Protocol):
 
 
 class FolderTokenizer:
-    """The tokenizer files of a Hugging Face folder; saved as they are, byte for byte."""
+    """The tokenizer files of a Hugging Face folder; saved as they are, byte for byte.
+
+    Where tokenizer.json is not among them, the loaded tokenizer is written, which makes one: what
+    runs a compiled model reads that file alone.
+    """
 
     def __init__(self, folder: Path, *, trust_remote_code: bool) -> None:
         self._folder = folder
@@ -58,13 +63,24 @@ class FolderTokenizer:
         return tokenizer
 
     def save(self, folder: Path) -> tuple[str, ...]:
-        """Copy the files that are there."""
+        """Copy the files that are there, or convert them to a tokenizer.json."""
         self._refuse_absent()
+        if not (self._folder / _SERIALIZED).is_file():
+            return self._convert(folder)
         names = [name for name in _VOCABULARIES + _COMPANIONS if (self._folder / name).is_file()]
         with writing_to(folder):
             for name in names:
                 shutil.copyfile(self._folder / name, folder / name)
         return tuple(sorted(names))
+
+    def _convert(self, folder: Path) -> tuple[str, ...]:
+        names = _save_loaded(self.load(), folder)
+        settings = self._folder / _GENERATION
+        if not settings.is_file():
+            return tuple(sorted(names))
+        with writing_to(folder):
+            shutil.copyfile(settings, folder / _GENERATION)
+        return tuple(sorted(names | {_GENERATION}))
 
     def _refuse_absent(self) -> None:
         if not any((self._folder / name).is_file() for name in _VOCABULARIES):
@@ -72,9 +88,9 @@ class FolderTokenizer:
                 f"{self._folder} holds no tokenizer: it needs one of {', '.join(_VOCABULARIES)}. "
                 "Add the files from the model's page."
             )
-        described = self._folder / "tokenizer.json"
-        if described.is_file():
-            _refuse_broken_json(described)
+        serialized = self._folder / _SERIALIZED
+        if serialized.is_file():
+            _refuse_broken(serialized)
 
 
 class GgufTokenizer:
@@ -107,10 +123,24 @@ class GgufTokenizer:
             eos_token_id=config.eos_token_id,
             pad_token_id=config.pad_token_id,
         )
+        names = _save_loaded(tokenizer, folder)
         with writing_to(folder):
-            written = [Path(name) for name in tokenizer.save_pretrained(folder)]
             settings.save_pretrained(folder)
-        return tuple(sorted({p.name for p in written if p.is_file()} | {_GENERATION}))
+        return tuple(sorted(names | {_GENERATION}))
+
+
+def _save_loaded(tokenizer: PreTrainedTokenizerBase, folder: Path) -> set[str]:
+    """Write a tokenizer as transformers serializes it; return the names of the files."""
+    from tokenizers import Tokenizer  # noqa: PLC0415 - as transformers
+
+    with writing_to(folder):
+        if isinstance(backend := getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+            # Written once by ourselves, since the tokenizers library, which writes it again, raises
+            # a bare Exception when the disk is full.
+            serialized = backend.to_str(pretty=True)
+            (folder / _SERIALIZED).write_text(serialized, encoding="utf-8")
+        written = [Path(name) for name in tokenizer.save_pretrained(folder)]
+    return {path.name for path in written if path.is_file()}
 
 
 @contextmanager
@@ -120,7 +150,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{error.filename or folder} cannot be written: {error.strerror}. "
+            f"{error.filename2 or error.filename or folder} cannot be written: {error.strerror}. "
             "Make room, or choose a folder that you may write to."
         ) from error
 
@@ -143,9 +173,16 @@ def _as_checkpoint_error(source: Path) -> Iterator[None]:
         ) from error
 
 
-def _refuse_broken_json(path: Path) -> None:
-    # The tokenizers library raises a bare Exception for these.
+def _refuse_broken(path: Path) -> None:
+    # AutoTokenizer raises a bare Exception for these.
+    from tokenizers import Tokenizer  # noqa: PLC0415 - as transformers
+
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        serialized = path.read_bytes()
+        json.loads(serialized)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}. Download it again.") from error
+    try:
+        Tokenizer.from_buffer(serialized)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no tokenizer: {error}. Download it again.") from error

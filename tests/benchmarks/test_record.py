@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def test_a_result_says_date_versions_and_content(
     assert path.name == f"speed-{kept['date']}.json"
     assert kept["versions"]["castline"]
     assert kept["machine"]["cores"] >= 1
+    assert kept["machine"]["system"] == f"{platform.system()} {platform.machine()}"
     assert kept["runs"] == [1]
 
 

@@ -50,6 +50,7 @@ COMPILED = CompileOutcome(
     verdicts=(PASSED,),
     output=Path("out"),
     source="model.gguf",
+    source_path=Path("/models/model.gguf"),
     recipe="w4a16-rtn",
     target="onnxruntime",
     original_bytes=538_000_000,
@@ -71,12 +72,14 @@ class Pipeline(ModuleType):
         self.asked: dict[str, Any] = {}
         self.failure: BaseException | None = None
         self.verdicts: tuple[Verdict, ...] = (PASSED,)
+        self.not_executed: tuple[str, ...] = ()
 
     def export_model(self, source: str, output: Path, **options: Any) -> ExportOutcome:
         self._note(source=source, output=output, **options)
         return ExportOutcome(
             output=output,
             source=source,
+            source_path=None,
             architecture="LlamaForCausalLM",
             layers=30,
             dtype="float32",
@@ -99,6 +102,7 @@ class Pipeline(ModuleType):
             tensors=None,
             verdicts=self.verdicts,
             seconds=3.0,
+            not_executed=self.not_executed,
         )
 
     def _note(self, **asked: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 
 import castline
+from castline.cli import app as entry
+from castline.cli.app import main
 
 COMMANDS = ("compile", "export", "generate", "check", "inspect", "recipes", "doctor")
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "onnx_ir", "numpy", "pydantic", "jinja2")
@@ -37,6 +40,30 @@ def test_wrong_usage_is_exit_code_2_and_names_the_nearest(run: Any) -> None:
     result = run("compile", "m", "-o", "o", "--recip", "float")
     assert result.exit_code == 2
     assert "--recipe" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hushed"),
+    [
+        (["generate", "o", "hi"], True),
+        (["generate", "o", "hi", "--debug"], False),
+        (["generate", "o", "what does --debug do?"], True),
+        (["generate", "o", "--", "--debug"], True),
+    ],
+)
+def test_debug_is_an_option_and_no_word_of_a_prompt(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], hushed: bool
+) -> None:
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    done: list[bool] = []
+    monkeypatch.setattr(entry, "_hush_libraries", lambda: done.append(True))
+    monkeypatch.setattr(entry, "app", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["castline", *arguments])
+    main()
+    assert bool(done) is hushed
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1", "in either case"
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -24,6 +24,14 @@ def test_compares_and_shows_the_verdict(run: Any, pipeline: Any, folder: Path) -
     assert "gate: passed" in result.stdout
 
 
+def test_shows_what_was_never_executed(run: Any, pipeline: Any, folder: Path) -> None:
+    pipeline.not_executed = ("The engine was built but not executed.",)
+    assert "not executed: The engine was built" in run("check", folder).stdout
+    assert json.loads(run("check", folder, "--json").stdout)["not_executed"] == [
+        "The engine was built but not executed."
+    ]
+
+
 def test_a_folder_that_is_not_as_written_is_not_even_compared(
     run: Any, pipeline: Any, folder: Path
 ) -> None:

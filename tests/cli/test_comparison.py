@@ -13,7 +13,7 @@ def test_says_each_figure_beside_the_original() -> None:
     }
     assert list(comparison_lines(report)) == [
         "perplexity: 57.5, original 42.5",
-        "size: 86.4 MB, original 538 MB",
+        "size: 86.4 MB, original in float32 538 MB",
         "prefill, tokens/s: 1,205, original 1,201",
         "decode, tokens/s: 239, original 70.2",
     ]

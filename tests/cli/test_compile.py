@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from castline.cli.compile import Target
 from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.targets.catalogue import TARGETS
 from castline.errors import GateFailedError, TargetError
 
 # A whole process whose pipeline waits in the middle of writing.
@@ -37,7 +39,7 @@ def test_passes_on_what_was_asked(run: Any, pipeline: Any, tmp_path: Path) -> No
     result = run(
         "compile", "model.gguf", "-o", tmp_path / "out", "--recipe", "w8a16-rtn",
         "--target", "tensorrt-rtx", "--set", "weights.bits=4", "--set", "weights.group_size=64",
-        "--dtype", "float16", "--no-gate", "--overwrite", "--threads", "2",
+        "--dtype", "float16", "--overwrite", "--threads", "2",
         "--evaluation-text", "held-out.txt",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
@@ -50,7 +52,7 @@ def test_passes_on_what_was_asked(run: Any, pipeline: Any, tmp_path: Path) -> No
         "target": "tensorrt-rtx",
         "dtype": "float16",
         "evaluation_text": "held-out.txt",
-        "gate": False,
+        "gate": True,
         "overwrite": True,
         "threads": 2,
         "trust_remote_code": False,
@@ -67,15 +69,26 @@ def test_has_defaults_for_everything_but_the_output(run: Any, pipeline: Any) -> 
 
 
 def test_takes_options_in_snake_case(run: Any, pipeline: Any) -> None:
-    assert run("compile", "m", "-o", "out", "--evaluation_text=a", "--no_gate").exit_code == 0
+    assert run("compile", "m", "-o", "out", "--evaluation_text=a").exit_code == 0
     assert pipeline.asked["evaluation_text"] == "a"
+
+
+def test_without_gate_there_is_nothing_to_run(run: Any, pipeline: Any) -> None:
+    assert run("compile", "m", "-o", "out", "--no-gate").exit_code == 0
+    assert pipeline.asked["gate"] is False
+    pipeline.asked = {}
+    result = run("compile", "m", "-o", "out", "--no-gate", "--threads", "2")
+    assert (result.exit_code, pipeline.asked) == (2, {})
+    assert "--threads would have no effect" in " ".join(result.stderr.split())
+    result = run("compile", "m", "-o", "out", "--no-gate", "--threads=2", "--evaluation-text=a")
+    assert "--evaluation-text and --threads" in " ".join(result.stderr.split())
 
 
 def test_shows_the_original_beside_the_result(run: Any, pipeline: Any) -> None:
     assert pipeline.failure is None
     lines = [" ".join(line.split()) for line in run("compile", "m", "-o", "o").stdout.splitlines()]
     assert "perplexity 42.48 57.50" in lines
-    assert "size 538 MB 86.4 MB" in lines
+    assert "size (original in float32) 538 MB 86.4 MB" in lines
     assert "prefill, tokens/s 1,201 1,205" in lines
     assert "decode, tokens/s 70.2 239" in lines
     assert "KL divergence 0.251" in lines
@@ -107,6 +120,10 @@ def test_a_wrong_recipe_is_refused_before_the_pipeline_is_asked(run: Any, pipeli
     assert result.exit_code == 1
     assert "weights.bits: expected 4 or 8; found 3" in result.stderr
     assert pipeline.asked == {}
+
+
+def test_offers_every_target_that_there_is() -> None:
+    assert get_args(Target) == tuple(target.name for target in TARGETS)
 
 
 def test_an_unknown_target_is_wrong_usage(run: Any, pipeline: Any) -> None:

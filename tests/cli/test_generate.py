@@ -54,7 +54,7 @@ def test_streams_the_answer_to_stdout_and_the_speed_to_stderr(
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "Größe: 10 € ☕\n"
     assert "tokens: 19 after a prompt of 2; prefill" in result.stderr
-    assert "size: 5 kB, original 20 kB" in result.stderr
+    assert "size: 5 kB, original in float32 20 kB" in result.stderr
     assert model.asked["input_ids"] == [[72, 105]]
     assert model.asked["stop"] == {EOS}
 
@@ -81,6 +81,12 @@ def test_wrong_sampling_is_an_error_in_words(run: Any, model: Model, folder: Pat
     result = run("generate", folder, "Hi", "--top-p", "2")
     assert (result.exit_code, model.asked) == (1, {})
     assert "top_p is 2.0, expected above 0, at most 1" in result.stderr
+
+
+def test_a_seed_below_0_is_an_error_in_words(run: Any, model: Model, folder: Path) -> None:
+    result = run("generate", folder, "Hi", "--seed", "-1")
+    assert (result.exit_code, model.asked) == (1, {})
+    assert "seed is -1, expected 0 or more" in result.stderr
 
 
 def test_an_empty_prompt_is_refused(run: Any, model: Model, folder: Path) -> None:

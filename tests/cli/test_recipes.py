@@ -18,13 +18,13 @@ def test_lists_the_presets(run: Any) -> None:
 
 def test_shows_a_recipe_as_a_file_that_loads(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text(run("recipes", "--show", "w4a16-rtn").stdout)
+    file.write_text(run("recipes", "w4a16-rtn").stdout)
     assert load_recipe(file) == load_recipe("w4a16-rtn")
 
 
 def test_validates_a_file(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("name: mine\n")
-    result = run("recipes", "--show", file)
+    result = run("recipes", file)
     assert result.exit_code == 1
     assert "weights: is missing" in result.stderr

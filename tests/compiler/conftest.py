@@ -50,6 +50,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "tied": LlamaConfig(**SIZES | {"tie_word_embeddings": True, "intermediate_size": 100}),
     "mistral": MistralConfig(**SIZES, head_dim=32, sliding_window=6),
     "qwen2": Qwen2Config(**SIZES),
+    "odd": LlamaConfig(**SIZES, head_dim=24),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
 }
 
@@ -88,7 +89,7 @@ def traced_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, traced_once: None) -> Callable[[str], Tiny]:  # noqa: ARG001
-    """Return the tiny decoder of an architecture: "llama", "tied", "mistral", "qwen2", "qwen3"."""
+    """Return the tiny decoder of an architecture, by its name in CONFIGS."""
     made: dict[str, Tiny] = {}
 
     def of(name: str) -> Tiny:

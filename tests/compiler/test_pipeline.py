@@ -22,7 +22,9 @@ from castline.compiler.recipes.load import load_recipe
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.report.outcome import CompileOutcome
 from castline.compiler.report.record import read_report
+from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.session import DecoderSession
+from castline.compiler.targets.target import Built
 from castline.errors import CheckpointError, GateFailedError, OutputError, TargetError
 from castline.exporters import trace as tracing
 
@@ -123,7 +125,9 @@ def test_the_report_and_the_manifest_say_what_was_done(
     assert manifest["target"] == "onnxruntime"
     assert manifest["recipe"]["weights"] == {"bits": 4, "group_size": 128, "symmetric": False}
     assert len(manifest["checkpoint_sha256"]) == 64
-    assert manifest["evaluation_text"]["source"] == evaluation_text
+    assert manifest["evaluation_text"]["source"] == Path(evaluation_text).name
+    assert {"onnx", "torch", "transformers"} < manifest["libraries"].keys()
+    assert {"onnxruntime", "onnxruntime-gpu"} & manifest["libraries"].keys()
     assert "seconds" not in (output / "manifest.json").read_text()
 
 
@@ -217,13 +221,14 @@ def test_without_a_runtime_to_compare_by_nothing_is_begun(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dtype_that_a_target_lacks_or_nobody_knows_is_refused(
-    source: str, tmp_path: Path
-) -> None:
+def test_a_dtype_that_cannot_be_had_is_refused(source: str, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="no bfloat16 kernels"):
         compiled(source, tmp_path / "out", target="onnxruntime", dtype="bfloat16")
     with pytest.raises(TargetError, match="dtype is 'int4'; expected float32, float16, bfloat16"):
         compiled(source, tmp_path / "out", dtype="int4")
+    begun = InterruptedAt("Reading the evaluation text")
+    with pytest.raises(TargetError, match="--no-gate to publish it unproved"):
+        compiled(source, tmp_path / "out", dtype="bfloat16", gate=True, progress=begun)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -291,6 +296,87 @@ def test_an_output_is_checked_against_another_original(
     assert again.language.perplexity == outcome.language.perplexity
     assert again.language.perplexity_original == pytest.approx(160), "it knows nothing"
     assert again.language.kl_divergence > 10 * outcome.language.kl_divergence
+
+
+def test_an_original_that_changed_since_is_refused_unless_it_is_named(
+    source: str, evaluation_text: str, tmp_path: Path
+) -> None:
+    model = copy_with(source, tmp_path / "model", "lm_head.weight", lambda array: array.fill(0))
+    compiled(model, tmp_path / "out")
+    shutil.rmtree(model)
+    shutil.copytree(source, model)
+    with pytest.raises(CheckpointError, match=rf"{model} is not what .*out was compiled from"):
+        check_output(tmp_path / "out")
+    named = check_output(
+        tmp_path / "out", against=model, evaluation_text=evaluation_text, threads=1
+    )
+    assert named.against == model
+
+
+def test_a_relative_source_is_found_from_another_directory_and_missed_when_gone(
+    source: str, evaluation_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(source, tmp_path / "org" / "model")
+    monkeypatch.chdir(tmp_path)
+    compiled("org/model", tmp_path / "out")
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = check_output(tmp_path / "out", evaluation_text=evaluation_text, threads=1)
+    assert found.against == str(tmp_path / "org" / "model")
+    shutil.rmtree(tmp_path / "org")
+    with pytest.raises(CheckpointError, match=r"out was compiled from .*org/model, which does not"):
+        check_output(tmp_path / "out")
+
+
+def test_a_check_says_what_was_never_executed_and_times_nothing(
+    source: str, evaluation_text: str, tmp_path: Path
+) -> None:
+    compiled(source, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"not_executed": ["The engine was not executed."]}
+    path.write_text(json.dumps(manifest))
+    found = check_output(
+        tmp_path / "out",
+        evaluation_text=evaluation_text,
+        threads=1,
+        progress=InterruptedAt("Timing"),
+    )
+    assert found.not_executed == ("The engine was not executed.",)
+
+
+def test_what_cannot_be_executed_here_is_not_timed(
+    source: str, evaluation_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = Built(facts={}, not_executed=("The engine was not executed.",))
+    monkeypatch.setattr(Onnx, "build", lambda *_: built)
+    outcome = compiled(
+        source,
+        tmp_path / "out",
+        load_recipe("w4a16-rtn", WIDE),
+        gate=True,
+        evaluation_text=evaluation_text,
+        threads=1,
+        progress=InterruptedAt("Timing"),
+    )
+    assert (outcome.speed, outcome.original_speed) == (None, None)
+    assert outcome.language is not None
+
+
+def test_too_little_memory_is_said_with_what_to_do(
+    published: tuple[CompileOutcome, Path],
+    source: str,
+    evaluation_text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "available_memory", lambda: 1000)
+    with pytest.raises(TargetError, match="Use --no-gate to compile here"):
+        compiled(source, tmp_path / "out", gate=True, evaluation_text=evaluation_text)
+    assert list(tmp_path.iterdir()) == []
+    _, output = published
+    with pytest.raises(TargetError, match=r"available\. Run castline check where"):
+        check_output(output, evaluation_text=evaluation_text)
 
 
 @pytest.mark.parametrize("target", ["onnx", "onnxruntime"])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from castline.errors import CheckpointError, OutputError, UnsupportedArchitectureError
-from castline.exporters.checkpoint import Checkpoint, open_checkpoint
+from castline.exporters.checkpoint import Checkpoint, is_on_hub, open_checkpoint
 
 CONFIG = LlamaConfig(
     hidden_size=32,
@@ -117,6 +117,21 @@ def test_says_that_an_id_is_not_cached_while_offline(
     go_offline(tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match="org/absent is not in the cache"):
         open_checkpoint("org/absent")
+
+
+@pytest.mark.parametrize("source", ["~no-such-user/x", "x" * 5000])
+def test_says_that_a_text_can_be_no_path(source: str) -> None:
+    with pytest.raises(CheckpointError, match="can be no path"):
+        open_checkpoint(source)
+
+
+def test_tells_what_is_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_on_hub("org/model")
+    assert not is_on_hub("./org/model")
+    assert not is_on_hub(Path("org/model"))
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    assert not is_on_hub("org/model")
 
 
 @pytest.mark.parametrize(

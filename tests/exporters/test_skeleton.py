@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config
 
-from castline.errors import UnsupportedArchitectureError
+from castline.errors import CheckpointError, UnsupportedArchitectureError
 from castline.exporters.skeleton import skeleton
 
 SIZES: dict[str, Any] = {
@@ -49,6 +49,19 @@ def test_knows_the_whole_model(sample: Callable[[str], Any]) -> None:
     assert whole.skeleton.shapes == {n: tuple(p.shape) for n, p in whole.model.named_parameters()}
     assert whole.skeleton.parameters == whole.model.num_parameters()
     assert whole.skeleton.aliases == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_act": "moonshine"}, "KeyError: 'moonshine'"),
+        ({"intermediate_size": -3}, "RuntimeError: .*negative dimension"),
+    ],
+)
+def test_says_that_a_configuration_makes_no_model(change: dict[str, Any], words: str) -> None:
+    config = LlamaConfig(**SIZES | change, num_hidden_layers=2)
+    with pytest.raises(CheckpointError, match=rf"(?s)config\.json: .* a llama model .*{words}"):
+        skeleton(config)
 
 
 def test_counts_tied_weights_once(sample: Callable[[str], Any]) -> None:

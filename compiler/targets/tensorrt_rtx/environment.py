@@ -23,7 +23,7 @@ def require_builder() -> None:
     if importlib.util.find_spec(MODULE) is None:
         raise TargetError(
             "the target tensorrt-rtx needs TensorRT-RTX, which is not installed: "
-            "pip install castline[tensorrt-rtx]. Everything else works without it."
+            "pip install tensorrt-rtx-cu13. Everything else works without it."
         )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
 
 from castline.compiler.recipes.recipe import Recipe
-from castline.compiler.targets.target import Built
+from castline.compiler.targets.target import Built, Lowered
 from castline.compiler.targets.tensorrt_rtx.build import build_engine
 from castline.compiler.targets.tensorrt_rtx.environment import (
     not_executed,
@@ -22,6 +24,7 @@ from castline.errors import TargetError
 from castline.progress import Progress
 
 ENGINE = "model.engine"
+DEFAULT_CAPABILITIES = "8.0, 8.6, 8.9, 12.0 and later (TensorRT-RTX's default)"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,6 @@ class TensorRTRTX:
 
     name: str = "tensorrt-rtx"
     dtype: ir.DataType = ir.DataType.FLOAT16
-    shares_cache: bool = False
     profile: Profile = field(default_factory=Profile)
     compute_capabilities: tuple[str, ...] = ()
 
@@ -53,23 +55,22 @@ class TensorRTRTX:
     def require_dtype(self, dtype: ir.DataType) -> None:
         """TensorRT-RTX takes float32, float16 and bfloat16 alike."""
 
-    def lower(self, model: ir.Model, context_length: int) -> tuple[str, ...]:  # noqa: ARG002
+    def lower(self, model: ir.Model, context_length: int) -> Lowered:  # noqa: ARG002
         """Leave the neutral graph as it is: its standard operators are TensorRT's native form."""
-        return ()
+        return Lowered()
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:
         """Build model.engine beside the ONNX model."""
-        # The folder goes when the build fails, and the log of a failed build is what one needs.
-        logs = Path(tempfile.mkdtemp(prefix="castline-tensorrt-rtx-log-"))
-        facts = build_engine(
-            folder / "model.onnx",
-            folder / ENGINE,
-            profile=self.profile.clipped(context_length),
-            compute_capabilities=self.compute_capabilities,
-            log=logs / f"{ENGINE}.build.log",
-            progress=progress,
-        )
-        shutil.rmtree(logs)
+        profile = self.profile.clipped(context_length)
+        with _log_folder() as logs:
+            facts = build_engine(
+                folder / "model.onnx",
+                folder / ENGINE,
+                profile=profile,
+                compute_capabilities=self.compute_capabilities,
+                log=logs / f"{ENGINE}.build.log",
+                progress=progress,
+            )
         reason = runnable_here() or "Castline does not execute engines yet"
         kept = {
             True: "stay low-bit",
@@ -79,6 +80,8 @@ class TensorRTRTX:
         notes = (
             f"engine: weights {kept[facts.weights_kept_low_bit]}, "
             f"built in {facts.seconds:.0f} s with {facts.peak_memory_bytes / 1e9:.1f} GB",
+            f"engine: takes batch {profile.batch}, sequence {profile.sequence}, past "
+            f"{profile.past}; for compute capability {_capabilities(self.compute_capabilities)}",
             *facts.remarks,
         )
         return Built(
@@ -93,3 +96,25 @@ class TensorRTRTX:
             bytes=facts.bytes,
             not_executed=(not_executed(reason),),
         )
+
+
+def _capabilities(chosen: tuple[str, ...]) -> str:
+    return ", ".join(chosen) or DEFAULT_CAPABILITIES
+
+
+@contextmanager
+def _log_folder() -> Iterator[Path]:
+    """Make a folder for the build log; it stays only where TensorRT-RTX refused and left a log.
+
+    The output folder goes when a build fails, and the log of such a build is what one needs.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="castline-tensorrt-rtx-log-"))
+    needed = False
+    try:
+        yield folder
+    except TargetError:
+        needed = any(folder.iterdir())
+        raise
+    finally:
+        if not needed:
+            shutil.rmtree(folder)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -69,9 +71,16 @@ for _name, _command in (
 
 def main() -> None:
     """Run the command line with the process's arguments; it exits, and does not return."""
-    if "--debug" not in sys.argv:
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # nobody is told what is compiled
+    if not _asks_for_debug(sys.argv[1:]):
         _hush_libraries()
     app()
+
+
+def _asks_for_debug(arguments: Sequence[str]) -> bool:
+    """Whether --debug is among the options; after a bare -- all are texts, such as a prompt."""
+    options = itertools.takewhile(lambda argument: argument != "--", arguments)
+    return "--debug" in options
 
 
 def _hush_libraries() -> None:
@@ -79,7 +88,6 @@ def _hush_libraries() -> None:
     warnings.simplefilter("ignore")
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
-        ("HF_HUB_DISABLE_TELEMETRY", "1"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
     ):

@@ -26,8 +26,10 @@ def _line(
 ) -> Iterator[str]:
     result, original = here.get(field), there.get(original_field)
     if isinstance(result, int | float) and isinstance(original, int | float):
-        show = size if title == "size" else significant
-        yield f"{title}: {show(result)}, original {show(original)}"
+        if title == "size":
+            yield f"size: {size(result)}, original in float32 {size(original)}"
+        else:
+            yield f"{title}: {significant(result)}, original {significant(original)}"
 
 
 def _section(report: Mapping[str, object], name: str) -> Mapping[str, object]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
@@ -83,6 +84,8 @@ def compile_checkpoint(
     **Example:** castline compile HuggingFaceTB/SmolLM2-135M-Instruct --recipe w4a16-rtn
     --target onnxruntime -o build/smollm2, then castline generate build/smollm2 "Why is ice light?"
     """
+    if no_gate:
+        _refuse_without_gate({"--evaluation-text": evaluation_text, "--threads": threads})
     with Failures(debug=debug, interrupted=NOTHING_WRITTEN):
         from castline.compiler.recipes.load import load_recipe
 
@@ -109,3 +112,12 @@ def compile_checkpoint(
         from castline.cli.tables import show_compiled
 
         show_compiled(outcome)
+
+
+def _refuse_without_gate(options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise typer.BadParameter(
+            f"{' and '.join(given)} would have no effect: with --no-gate no model is run. Leave "
+            "out one or the other."
+        )

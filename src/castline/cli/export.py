@@ -41,7 +41,7 @@ def export(
     """Write a checkpoint as a float ONNX graph, without quantizing it.
 
     One layer of each kind is traced and stamped as often as the model has it, and the weights are
-    copied one by one, so neither time nor memory grows with the depth. OUT gets model.onnx,
+    copied one by one, so only the writing of the weights grows with the depth. OUT gets model.onnx,
     model.onnx.data, the tokenizer and the configurations.
 
     **Example:** castline export HuggingFaceTB/SmolLM2-135M-Instruct -o build/smollm2

@@ -45,22 +45,17 @@ LIBRARIES = (
     Library(
         ("onnxruntime", "onnxruntime-gpu"),
         "nothing is run: no generate, no check, no gate",
-        "pip install 'castline[cpu]' (with an NVIDIA GPU: 'castline[cuda]')",
+        "pip install onnxruntime (with an NVIDIA GPU: onnxruntime-gpu in its place)",
     ),
     Library(
         ("onnxruntime-genai", "onnxruntime-genai-cuda"),
         "nothing of Castline; it runs the folders of the onnxruntime target elsewhere",
-        "pip install 'castline[genai]'",
+        "pip install onnxruntime-genai",
     ),
     Library(
         ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
         "the target tensorrt-rtx",
-        "pip install 'castline[tensorrt-rtx]'",
-    ),
-    Library(
-        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-        "TensorRT engines",
-        "pip install 'castline[tensorrt]'",
+        "pip install tensorrt-rtx-cu13",
     ),
 )
 OFFLINE_FLAGS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")

@@ -15,14 +15,15 @@ from castline.cli.options import AsJson, Debug
 
 
 def recipes(
-    show: Annotated[
+    name: Annotated[
         str | None,
-        typer.Option(
-            "--show",
-            metavar="NAME|FILE",
-            help="Print one recipe as YAML, to start your own from; a file is validated.",
+        typer.Argument(
+            metavar="[NAME|FILE]",
+            help="Print this recipe as YAML, to start your own from; a file is validated.",
+            show_default=False,
         ),
     ] = None,
+    *,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -31,18 +32,18 @@ def recipes(
     A recipe is a YAML file that says which weights to quantize, how, and how close the result
     must stay to the original.
 
-    **Example:** castline recipes --show w4a16-rtn > mine.yaml, then
+    **Example:** castline recipes w4a16-rtn > mine.yaml, then
     castline compile MODEL --recipe mine.yaml -o OUT
     """
     with Failures(debug=debug):
         from castline.compiler.recipes.load import load_recipe, preset_names, recipe_yaml
 
-        if show is not None:
-            recipe = load_recipe(show)
+        if name is not None:
+            recipe = load_recipe(name)
             text = json.dumps(recipe.model_dump(), indent=2) if as_json else recipe_yaml(recipe)
             typer.echo(text.rstrip("\n"))
             return
-        presets = [load_recipe(name) for name in preset_names()]
+        presets = [load_recipe(preset) for preset in preset_names()]
         if as_json:
             typer.echo(json.dumps([recipe.model_dump() for recipe in presets], indent=2))
             return

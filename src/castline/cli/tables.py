@@ -23,7 +23,7 @@ def show_compiled(outcome: CompileOutcome) -> None:
     table = _comparison()
     _add_language(table, outcome.language)
     _add_tensors(table, outcome.tensors)
-    table.add_row("size", size(outcome.original_bytes), size(outcome.bytes))
+    table.add_row("size (original in float32)", size(outcome.original_bytes), size(outcome.bytes))
     table.add_row("bits per weight", "", significant(outcome.bits_per_weight))
     _add_speed(table, outcome.original_speed, outcome.speed)
     console.print(table)
@@ -42,7 +42,7 @@ def show_checked(outcome: CheckOutcome) -> None:
     if table.row_count:
         console.print(table)
     _show_verdicts(console, outcome.verdicts)
-    _show_notes(console, outcome.notes, ())
+    _show_notes(console, outcome.notes, outcome.not_executed)
     console.print(f"checked in {duration(outcome.seconds)}")
 
 

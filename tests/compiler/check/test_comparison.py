@@ -10,15 +10,22 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+import torch
 
-from castline.compiler.check.comparison import HeldOutText, held_out_text, measure
+from castline.compiler.check.comparison import (
+    HeldOutText,
+    held_out_text,
+    measure,
+    opened_pair,
+    timed,
+)
 from castline.compiler.package.genai_config import write_genai_config
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.scheme import WeightScheme
-from castline.compiler.quant.thresholds import Thresholds
+from castline.compiler.recipes.thresholds import Thresholds
 from castline.compiler.targets.onnxruntime import OnnxRuntime
 from castline.compiler.targets.write import write_model
-from castline.errors import CheckpointError, RecipeError
+from castline.errors import CheckpointError, RecipeError, TargetError
 from castline.exporters.readers.tokenizer import FolderTokenizer
 
 
@@ -57,7 +64,8 @@ def test_the_float_graph_is_its_original(
 ) -> None:
     tested = tiny("llama")
     folder = written(tested.model(), tested.checkpoint.config, tmp_path / "out")
-    found = measure(tested.checkpoint, folder, text, Thresholds(kl_divergence=1e-6), threads=1)
+    with opened_pair(tested.checkpoint, folder, threads=1) as pair:
+        found = measure(pair, text, Thresholds(kl_divergence=1e-6))
     assert found.language.tokens == 8 * 63
     assert found.language.kl_divergence <= 1e-9
     assert found.language.top1_agreement == 1
@@ -76,7 +84,8 @@ def test_a_quantized_lowered_graph_is_apart_and_judged(
     config = tested.checkpoint.config
     folder = written(model, config, tmp_path / "out", shares_cache=True)
     limits = Thresholds(kl_divergence=1e-6, top1_agreement=0.01)
-    found = measure(tested.checkpoint, folder, text, limits, threads=1)
+    with opened_pair(tested.checkpoint, folder, threads=1) as pair:
+        found = measure(pair, text, limits)
     assert found.language.kl_divergence > 1e-4
     assert 0.3 <= found.language.top1_agreement < 1
     assert [verdict.passed for verdict in found.verdicts] == [False, True]
@@ -88,11 +97,26 @@ def test_both_speeds_are_measured_with_the_same_threads(
 ) -> None:
     tested = tiny("llama")
     folder = written(tested.model(), tested.checkpoint.config, tmp_path / "out")
-    found = measure(tested.checkpoint, folder, text, Thresholds(), threads=1)
-    for speed in (found.speed, found.original_speed):
+    with opened_pair(tested.checkpoint, folder, threads=1) as pair:
+        found = timed(pair, text)
+    for speed in (found.result, found.original):
         assert speed.threads == 1
         assert speed.prefill > 0
         assert speed.decode > 0
+
+
+def test_torch_gets_its_threads_back_even_after_a_failure(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    tested = tiny("llama")
+    folder = written(tested.model(), tested.checkpoint.config, tmp_path / "out")
+    with opened_pair(tested.checkpoint, folder, threads=before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(TargetError), opened_pair(tested.checkpoint, tmp_path, threads=before + 1):
+        pytest.fail("there is no model in that folder")
+    assert torch.get_num_threads() == before
 
 
 def test_a_checkpoint_without_a_tokenizer_cannot_be_compared(

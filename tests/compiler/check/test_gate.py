@@ -9,17 +9,19 @@ import pytest
 from castline.compiler.check.gate import judge, require
 from castline.compiler.check.language import LanguageFigures
 from castline.compiler.check.tensors import TensorFigure, TensorFigures
-from castline.compiler.quant.thresholds import Thresholds
+from castline.compiler.recipes.thresholds import Thresholds
 from castline.errors import GateFailedError
 
 LANGUAGE = LanguageFigures(
     perplexity_original=10.0, perplexity=11.0, kl_divergence=0.02, top1_agreement=0.9, tokens=100
 )
 TENSORS = TensorFigures((TensorFigure("logits", relative_error=0.1, cosine=0.995),))
+WIDE = Thresholds(perplexity_ratio=1.2, kl_divergence=0.05, top1_agreement=0.85, logits_cosine=0.99)
+NARROW = WIDE.model_copy(update={"perplexity_ratio": 1.05, "top1_agreement": 0.95})
 
 
 def test_every_threshold_that_is_set_gives_a_verdict() -> None:
-    verdicts = judge(Thresholds(1.2, 0.05, 0.85, 0.99), LANGUAGE, TENSORS)
+    verdicts = judge(WIDE, LANGUAGE, TENSORS)
     assert [(v.name, v.value, v.limit, v.passed) for v in verdicts] == [
         ("perplexity ratio", pytest.approx(1.1), 1.2, True),
         ("kl divergence", 0.02, 0.05, True),
@@ -40,7 +42,7 @@ def test_a_value_on_its_limit_passes() -> None:
 
 
 def test_a_failure_lists_every_failed_number_its_limit_and_by_how_much() -> None:
-    verdicts = judge(Thresholds(1.05, 0.05, 0.95, 0.99), LANGUAGE, TENSORS)
+    verdicts = judge(NARROW, LANGUAGE, TENSORS)
     with pytest.raises(GateFailedError) as failure:
         require(verdicts)
     assert str(failure.value).splitlines()[1:-1] == [
@@ -67,7 +69,8 @@ def test_nan_never_passes_a_lower_limit() -> None:
 
 
 def test_an_original_that_is_not_finite_gives_no_ratio_to_pass() -> None:
-    (verdict,) = judge(Thresholds(1.1), LanguageFigures(math.inf, 10.0, 0.0, 1.0, 100), None)
+    language = LanguageFigures(math.inf, 10.0, 0.0, 1.0, 100)
+    (verdict,) = judge(Thresholds(perplexity_ratio=1.1), language, None)
     assert not verdict.passed
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel
 
@@ -93,6 +95,29 @@ def test_a_tied_embedding_is_found_under_either_name(absent: str | None) -> None
     np.testing.assert_array_equal(
         OriginalModel.load(checkpoint).logits(TOKENS), reference_logits(model)
     )
+
+
+def test_tensors_that_differ_are_not_tied_though_the_configuration_says_so(tmp_path: Path) -> None:
+    model = tiny_llama(tied=True)
+    arrays = checkpoint_of(model).arrays
+    arrays["lm_head.weight"] = arrays["lm_head.weight"][::-1].copy()
+    model.config.save_pretrained(tmp_path)
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    expected = reference_logits(loaded)
+    assert np.abs(expected - reference_logits(model)).max() > 1, "the head matters"
+    logits = OriginalModel.load(HeldCheckpoint(model.config, arrays)).logits(TOKENS)
+    np.testing.assert_array_equal(logits, expected)
+
+
+@pytest.mark.parametrize("shape", [(31, 16), (32, 8)])
+def test_a_misshapen_tied_tensor_is_named(shape: tuple[int, int]) -> None:
+    checkpoint = checkpoint_of(tiny_llama(tied=True))
+    checkpoint.arrays["lm_head.weight"] = np.zeros(shape, dtype=np.float32)
+    with pytest.raises(
+        CheckpointError, match=r"lm_head\.weight is \[3\d, \d+\], expected \[32, 16\]"
+    ):
+        OriginalModel.load(checkpoint)
 
 
 def test_bfloat16_weights_are_widened_exactly() -> None:

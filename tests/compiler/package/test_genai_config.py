@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
-from castline.compiler.package.genai_config import stop_tokens, write_genai_config
+from castline.compiler.package.genai_config import (
+    generation_settings,
+    stop_tokens,
+    write_genai_config,
+)
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.targets.onnxruntime import OnnxRuntime
 from castline.compiler.targets.session import DecoderSession
 from castline.compiler.targets.write import write_model
+from castline.errors import CheckpointError
 
 CONFIG = LlamaConfig(
     vocab_size=100,
@@ -96,11 +101,29 @@ def test_the_generation_settings_say_first_what_ends_a_text(
 ) -> None:
     if settings is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(settings))
-    assert stop_tokens(tmp_path, CONFIG) == expected
+    assert stop_tokens(generation_settings(tmp_path, "hf"), CONFIG) == expected
 
 
-def test_a_model_may_have_no_token_that_ends_a_text(tmp_path: Path) -> None:
-    assert stop_tokens(tmp_path, LlamaConfig(eos_token_id=None)) == []
+def test_a_model_may_have_no_token_that_ends_a_text() -> None:
+    assert stop_tokens({}, LlamaConfig(eos_token_id=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("\x00", "is not JSON"),
+        ("[2]", "is not a JSON object"),
+        ('{"eos_token_id": "</s>"}', "eos_token_id is '</s>', expected a number"),
+        ('{"eos_token_id": [2, [3]]}', "eos_token_id is .*expected a number"),
+    ],
+)
+def test_refuses_generation_settings_that_say_nothing(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=rf"models/hf/generation_config\.json:? {words}"):
+        generation_settings(tmp_path, "models/hf")
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])

@@ -47,8 +47,12 @@ def test_the_same_facts_and_files_give_the_same_bytes(folder: Path) -> None:
 
 
 def test_an_absolute_source_is_written_as_its_name(tmp_path: Path) -> None:
-    write_manifest(tmp_path, {"source": str(tmp_path / "model.gguf")})
+    text = {"source": str(tmp_path / "held-out.txt"), "sha256": "0"}
+    write_manifest(tmp_path, {"source": str(tmp_path / "model.gguf"), "evaluation_text": text})
     assert read_manifest(tmp_path)["source"] == "model.gguf"
+    expected = {"source": "held-out.txt", "sha256": "0"}
+    assert read_manifest(tmp_path)["evaluation_text"] == expected
+    assert text["source"] == str(tmp_path / "held-out.txt"), "what was given stays"
 
 
 def test_figures_that_are_not_finite_stay_json(tmp_path: Path) -> None:

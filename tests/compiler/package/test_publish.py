@@ -11,7 +11,7 @@ import pytest
 
 from castline.compiler.package.manifest import write_manifest
 from castline.compiler.package.publish import publishing, require_space
-from castline.errors import OutputError
+from castline.errors import OutputError, TargetError
 
 DEAD = 2**22 + 1  # above Linux's largest process number
 WAITING = """
@@ -156,7 +156,9 @@ def test_someone_who_published_meanwhile_is_not_overwritten(tmp_path: Path) -> N
 
 def test_a_full_disk_says_what_was_written_and_what_is_free(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(OutputError, match=r"disk is full: 1,000 bytes were written.*free"):
+    with pytest.raises(
+        OutputError, match=r"No space left on device: 1,000 bytes were written.*free"
+    ):
         write_and_fail(tmp_path / "out", full)
     assert names(tmp_path) == []
 
@@ -164,6 +166,22 @@ def test_a_full_disk_says_what_was_written_and_what_is_free(tmp_path: Path) -> N
 def test_other_failures_of_the_system_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), publishing(tmp_path / "out", overwrite=False):
         (tmp_path / "none").read_bytes()
+
+
+def test_errors_name_the_output_and_not_the_hidden_folder(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with (
+        pytest.raises(TargetError, match=f"^{output}/model.onnx: no$"),
+        publishing(output, overwrite=False) as folder,
+    ):
+        raise TargetError(f"{folder}/model.onnx: no")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "x" * 300 + "/out"])
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match="File name too long"):
+        publish(tmp_path / name)
+    assert names(tmp_path) == []
 
 
 def test_space_is_asked_for_before_writing(tmp_path: Path) -> None:

@@ -86,16 +86,59 @@ def test_every_attention_and_its_cache_become_one_node(
     assert operators.count("GroupQueryAttention") == 2
     assert not {"Attention", "RotaryEmbedding", "Transpose", "Cos"} & set(operators)
     assert [value.name for value in model.graph.outputs] == names
-    tables = [name for name in model.graph.initializers if "_table" in name]
-    assert len(tables) == 2, "all layers share the tables"
+    tables = [name for name in model.graph.initializers if "cache" in name]
+    assert tables == ["cos_cache", "sin_cache"], "all layers share the tables"
     written(model)
 
 
 def test_tables_hold_as_many_positions_as_the_context(tiny: Callable[[str], Any]) -> None:
     model = tiny("llama").model()
     GroupQueryAttention(CONTEXT)(model)
-    shapes = [v.shape for name, v in model.graph.initializers.items() if "_table" in name]
-    assert shapes == [(CONTEXT, 16), (CONTEXT, 16)]
+    tables = [model.graph.initializers[name] for name in ("cos_cache", "sin_cache")]
+    assert [table.shape for table in tables] == [(CONTEXT, 16), (CONTEXT, 16)]
+
+
+def test_layers_of_other_angles_have_tables_of_their_own(
+    tiny: Callable[[str], Any], written: Callable[[ir.Model], Path]
+) -> None:
+    model = tiny("llama").model()
+    last = [node for node in model.graph if node.op_type == "RotaryEmbedding"][-2:]
+    cos = last[0].inputs[1]
+    assert cos is not None
+    halved = ir.node("Add", [cos, cos])
+    model.graph.insert_before(last[0], halved)
+    for node in last:
+        node.replace_input_with(1, halved.outputs[0])
+    GroupQueryAttention(CONTEXT)(model)
+    tables = {name for name in model.graph.initializers if "cache" in name}
+    assert tables == {"cos_cache", "cos_cache.1", "sin_cache"}
+    written(model)
+
+
+def test_declines_head_sizes_that_the_node_does_not_turn(tiny: Callable[[str], Any]) -> None:
+    model = tiny("odd").model()
+    before = [node.op_type for node in model.graph], list(model.graph.initializers)
+    declined = GroupQueryAttention(CONTEXT)(model)
+    assert list(declined.values()) == ["its head size 24 is not a multiple of 16"] * 2
+    assert ([node.op_type for node in model.graph], list(model.graph.initializers)) == before
+
+
+def test_declines_angles_that_follow_from_more_than_positions(tiny: Callable[[str], Any]) -> None:
+    model = tiny("llama").model()
+    rotary = next(node for node in model.graph if node.op_type == "RotaryEmbedding")
+    positions = next(value for value in model.graph.inputs if value.name == "position_ids")
+    longest = ir.node("ReduceMax", [positions], {"keepdims": 0})
+    factor = ir.node("Cast", [longest.outputs[0]], {"to": ir.DataType.FLOAT})
+    turned = ir.node("Mul", [rotary.inputs[1], factor.outputs[0]])
+    model.graph.insert_before(rotary, [longest, factor, turned])
+    rotaries = [node for node in model.graph if node.op_type == "RotaryEmbedding"][:2]
+    for node in rotaries:
+        node.replace_input_with(1, turned.outputs[0])
+    declined = GroupQueryAttention(CONTEXT)(model)
+    reason = "its rotary angles depend on more than each token's position"
+    assert list(declined.values()) == [reason]
+    operators = [node.op_type for node in model.graph]
+    assert operators.count("GroupQueryAttention") == 1, "the other layer is lowered all the same"
 
 
 def test_declines_with_the_reason_and_changes_nothing(tiny: Callable[[str], Any]) -> None:

@@ -49,6 +49,12 @@ def test_the_logits_stay_the_same(
     assert len(model.graph) == count - 2 * 2
     packed = [node for node in model.graph if "qkv_proj" in str(node.name)]
     assert [node.attributes.get_int("N") for node in packed] == [256, 256]
+    path = "model.layers.0.self_attn.qkv_proj"
+    expected = [f"{path}.weight_quantized_packed", f"{path}.weight_scale_packed"]
+    expected += [] if scheme.symmetric else [f"{path}.weight_zero_point_packed"]
+    expected += [f"{path}.bias"] if name == "qwen2" else []
+    weights = [value.name for value in packed[0].inputs[1:] if value is not None]
+    assert weights == expected
     after = written(model)
     steps = scenarios["left padding"]
     for found, wanted in zip(run_steps(after, steps), run_steps(before, steps), strict=True):

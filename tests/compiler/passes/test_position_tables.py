@@ -40,6 +40,23 @@ def test_is_taken_before_a_cast_to_half_precision() -> None:
 def test_tells_what_depends_on_more_than_positions() -> None:
     text = ANGLES.replace("position_ids)", "position_ids, float[2] other)")
     graph = ir.from_onnx_text(text.replace("positions, frequencies", "positions, other")).graph
-    assert not depends_on_positions_alone(graph.outputs[0], graph.inputs[0])
+    assert not depends_on_positions_alone(graph.outputs[0], graph.inputs[0], 50)
     graph = ir.from_onnx_text(ANGLES).graph
-    assert depends_on_positions_alone(graph.outputs[0], graph.inputs[0])
+    assert depends_on_positions_alone(graph.outputs[0], graph.inputs[0], 50)
+    assert depends_on_positions_alone(graph.outputs[1], graph.inputs[0], 50)
+
+
+def test_tells_frequencies_that_change_with_the_longest_position() -> None:
+    """As longrope does: other frequencies for a batch that goes beyond 40 tokens."""
+    changed = ANGLES.replace(
+        "turned = Mul (positions, frequencies)",
+        """
+    longest = ReduceMax <keepdims = 0> (position_ids)
+    beyond = Greater (longest, original)
+    chosen = Where (beyond, other, frequencies)
+    turned = Mul (positions, chosen)""",
+    )
+    constants = "float[2] other = {0.9, 0.005}, int64 original = {40}, int64[1] last"
+    graph = ir.from_onnx_text(changed.replace("int64[1] last", constants)).graph
+    assert not depends_on_positions_alone(graph.outputs[0], graph.inputs[0], 50)
+    assert depends_on_positions_alone(graph.outputs[0], graph.inputs[0], 41)

@@ -10,6 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from castline.compiler.passes.gather_block_quantized import GatherBlockQuantized
+from castline.compiler.passes.initializers import constant
+from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.round_to_nearest import dequantize, quantize
@@ -55,6 +58,60 @@ def test_computes_as_with_the_dequantized_table(
         strict=True,
     ):
         np.testing.assert_allclose(left, right, atol=1e-4 * np.abs(right).max())
+
+
+@pytest.mark.parametrize(
+    ("embedding", "head"),
+    [
+        (WeightScheme(4, 32, False), WeightScheme(8, 64, True)),
+        (WeightScheme(8, None, True), WeightScheme(4, 32, False)),
+        (WeightScheme(4, 32, True), WeightScheme(4, 64, True)),
+        (WeightScheme(8, 32, False), None),
+        (None, WeightScheme(8, 32, False)),
+    ],
+    ids=str,
+)
+def test_a_tied_table_has_other_codes_for_the_lookup_than_for_the_head(
+    tiny: Callable[[str], Any],
+    written: Callable[[ir.Model], Path],
+    run_steps: Callable[..., list[np.ndarray]],
+    scenarios: dict[str, Any],
+    embedding: WeightScheme | None,
+    head: WeightScheme | None,
+) -> None:
+    model = tiny("tied").model()
+    plain = tiny("tied").model()
+    table = table_of(model)
+
+    def rounded(scheme: WeightScheme | None) -> np.ndarray:
+        approximate = table if scheme is None else dequantize(quantize(table.T, scheme)).T
+        return np.ascontiguousarray(approximate)
+
+    transpose = next(
+        node for node in plain.graph.initializers[TABLE].consumers() if node.op_type == "Transpose"
+    )
+    transpose.replace_input_with(0, constant(plain.graph, "head", rounded(head)))
+    expected = run_steps(written(with_table(plain, rounded(embedding))), scenarios["decode"])
+    neutral = quantize_both(model, embedding, head)
+    lowered = quantize_both(tiny("tied").model(), embedding, head)
+    MatMulNBits(accuracy_level=1)(lowered)
+    GatherBlockQuantized()(lowered)
+    for form in (neutral, lowered):
+        assert (TABLE in form.graph.initializers) == (embedding is None or head is None)
+        for left, right in zip(
+            run_steps(written(form), scenarios["decode"]), expected, strict=True
+        ):
+            np.testing.assert_allclose(left, right, atol=1e-4 * np.abs(right).max())
+
+
+def quantize_both(
+    model: ir.Model, embedding: WeightScheme | None, head: WeightScheme | None
+) -> ir.Model:
+    if embedding is not None:
+        QuantizeEmbedding(embedding)(model)
+    if head is not None:
+        QuantizeWeights(head, head=True)(model)
+    return model
 
 
 def test_leaves_a_tied_head_as_it_is_unless_told() -> None:

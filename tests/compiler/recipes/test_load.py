@@ -42,15 +42,15 @@ def test_every_preset_has_a_gate_and_a_description() -> None:
     for name in preset_names():
         recipe = load_recipe(name)
         assert recipe.description
-        assert recipe.thresholds.perplexity_ratio is not None
-        assert recipe.thresholds.top1_agreement is not None
+        assert recipe.gate.perplexity_ratio is not None
+        assert recipe.gate.top1_agreement is not None
 
 
 def test_an_override_changes_one_field() -> None:
     recipe = load_recipe("w4a16-rtn", ["weights.group_size=64", "gate.kl_divergence=1e-1"])
     assert recipe.weights_scheme == WeightScheme(bits=4, group_size=64, symmetric=False)
-    assert recipe.thresholds.kl_divergence == 0.1
-    assert recipe.thresholds.perplexity_ratio == 1.4
+    assert recipe.gate.kl_divergence == 0.1
+    assert recipe.gate.perplexity_ratio == 1.4
 
 
 def test_overrides_make_a_section_where_there_was_none() -> None:

@@ -4,8 +4,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from castline.compiler.quant.scheme import WeightScheme
-from castline.compiler.quant.thresholds import Thresholds
-from castline.compiler.recipes.recipe import Gate, QuantizedWeights, Recipe
+from castline.compiler.recipes.recipe import QuantizedWeights, Recipe
+from castline.compiler.recipes.thresholds import Thresholds
 
 
 def test_sections_become_schemes_and_keep_becomes_none() -> None:
@@ -23,9 +23,8 @@ def test_null_weights_are_no_scheme() -> None:
     assert Recipe(name="mine", weights=None).weights_scheme is None
 
 
-def test_the_gate_becomes_thresholds() -> None:
-    recipe = Recipe(name="mine", weights=None, gate=Gate(perplexity_ratio=1.5, logits_cosine=0.9))
-    assert recipe.thresholds == Thresholds(perplexity_ratio=1.5, logits_cosine=0.9)
+def test_without_a_gate_nothing_is_limited() -> None:
+    assert Recipe(name="mine", weights=None).gate == Thresholds()
 
 
 def test_a_recipe_is_frozen() -> None:
@@ -34,6 +33,6 @@ def test_a_recipe_is_frozen() -> None:
         recipe.name = "other"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("model", [Recipe, QuantizedWeights, Gate])
+@pytest.mark.parametrize("model", [Recipe, QuantizedWeights, Thresholds])
 def test_every_field_says_what_is_expected_there(model: type[BaseModel]) -> None:
     assert all(field.description for field in model.model_fields.values())

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
+from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.report.inspection import inspect_path
+from castline.compiler.targets.onnxruntime import OnnxRuntime
+from castline.compiler.targets.write import write_model
 from castline.errors import OutputError
 
 
@@ -140,3 +147,16 @@ def test_a_missing_path_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
         inspect_path(tmp_path / "none")
     with pytest.raises(OutputError, match=r"has no \.onnx file and no engine"):
         inspect_path(tmp_path)
+
+
+def test_tables_of_positions_are_no_weights(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    model = tiny("tied").model()
+    QuantizeEmbedding(WeightScheme(8, 32, True))(model)
+    QuantizeWeights(WeightScheme(4, 32, False))(model)
+    OnnxRuntime().lower(model, 512)
+    write_model(model, tmp_path)
+    (graph,) = inspect_path(tmp_path).graphs
+    tensors = tiny("tied").checkpoint.tensors
+    table = tensors["model.embed_tokens.weight"].size
+    # The lookup reads codes and the tied head the floats, so the table is there in both forms.
+    assert graph.parameters == sum(spec.size for spec in tensors.values()) + table

@@ -13,6 +13,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     outcome = ExportOutcome(
         output=Path("out"),
         source="model.gguf",
+        source_path=Path("/models/model.gguf"),
         architecture="llama",
         layers=2,
         dtype="float32",

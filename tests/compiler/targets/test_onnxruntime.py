@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.pipeline import compile_model
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.targets.onnxruntime import OnnxRuntime
 from castline.compiler.targets.session import DecoderSession
+from castline.compiler.targets.target import Lowered
 from castline.compiler.targets.write import write_model
 from castline.errors import TargetError
 from castline.exporters.decoder import decoder
@@ -37,7 +42,7 @@ def quantized(model: ir.Model, scheme: WeightScheme) -> ir.Model:
 
 def lowered(model: ir.Model, accuracy_level: int = 1) -> tuple[str, ...]:
     """Lower in place; activations stay in float32 unless another accuracy level is given."""
-    notes = OnnxRuntime().lower(model, CONTEXT)
+    notes = OnnxRuntime().lower(model, CONTEXT).notes
     for node in model.graph:
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", accuracy_level)
@@ -161,10 +166,49 @@ def test_a_float_recipe_is_lowered_too(
     scenarios: dict[str, Any],
 ) -> None:
     model = tiny("llama").model()
-    assert OnnxRuntime().lower(model, CONTEXT) == ()
+    assert OnnxRuntime().lower(model, CONTEXT) == Lowered((), shares_cache=True)
     steps = scenarios["left padding"]
     neutral = run_steps(tiny("llama").graph, steps)
     assert worst(run_steps(written(model), steps), neutral) <= 1e-4
+
+
+def test_a_head_size_that_the_attention_node_lacks_is_compiled_all_the_same(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    source = str(tiny("odd").checkpoint.source)
+    recipe = load_recipe("float", ())
+    output = tmp_path / "out"
+    outcome = compile_model(source, output, recipe=recipe, target="onnxruntime", gate=False)
+    reason = "its head size 24 is not a multiple of 16"
+    assert outcome.notes == (f"2 nodes kept as standard attention: {reason}",)
+    search = json.loads((output / "genai_config.json").read_text())["search"]
+    assert search["past_present_share_buffer"] is False
+    prompt = np.array([[1, 7, 30, 99, 4]])
+    original = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    expected = original.generate(
+        torch.from_numpy(prompt), do_sample=False, max_new_tokens=12, eos_token_id=None
+    )
+    tokens = DecoderSession.open(output, threads=1).generate(prompt, max_new_tokens=12)
+    assert list(tokens) == expected[0, prompt.shape[1] :].tolist()
+
+
+def test_no_cache_is_shared_where_one_attention_is_left_alone(
+    tiny: Callable[[str], Any],
+    written: Callable[[ir.Model], Path],
+    run_steps: Run,
+    scenarios: dict[str, Any],
+) -> None:
+    model = tiny("llama").model()
+    attention = next(node for node in model.graph if node.op_type == "Attention")
+    transpose = attention.inputs[0].producer().inputs[0].producer()
+    query = ir.node("Identity", [transpose.outputs[0]])
+    model.graph.insert_after(transpose, query)
+    attention.inputs[0].producer().replace_input_with(0, query.outputs[0])
+    low = OnnxRuntime().lower(model, CONTEXT)
+    reason = "heads are not split and merged in the common way"
+    assert low == Lowered((f"1 nodes kept as standard attention: {reason}",), shares_cache=False)
+    steps = scenarios["decode"]
+    assert worst(run_steps(written(model), steps), run_steps(tiny("llama").graph, steps)) <= 1e-4
 
 
 def test_the_runtime_refuses_a_prompt_in_pieces_for_a_batch(

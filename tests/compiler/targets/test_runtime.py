@@ -95,7 +95,7 @@ def test_without_onnx_runtime_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(TargetError, match=r"pip install castline\[cpu\].*castline\[cuda\]"):
+    with pytest.raises(TargetError, match=r"pip install onnxruntime, .*onnxruntime-gpu"):
         onnxruntime_module()
 
 

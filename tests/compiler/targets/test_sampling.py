@@ -66,6 +66,7 @@ def test_the_same_seed_draws_the_same_tokens() -> None:
 
 
 def test_every_wrong_option_is_named_at_once() -> None:
-    with pytest.raises(CastlineError, match=r"temperature is -1.*top_k is 0.*top_p is 2") as error:
-        Sampling(temperature=-1, top_k=0, top_p=2)
+    wrong = r"temperature is -1.*top_k is 0.*top_p is 2.*seed is -1"
+    with pytest.raises(CastlineError, match=wrong) as error:
+        Sampling(temperature=-1, top_k=0, top_p=2, seed=-1)
     assert "repetition_penalty" not in str(error.value)

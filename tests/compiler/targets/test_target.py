@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from castline.compiler.targets.catalogue import TARGETS
-from castline.compiler.targets.target import Built, Target
+from castline.compiler.targets.target import Built, Lowered, Target
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
@@ -22,3 +22,7 @@ def test_every_target_takes_the_arguments_of_the_protocol(target: Target, method
 def test_a_build_says_nothing_unless_told() -> None:
     built = Built(facts={})
     assert (built.notes, built.not_executed) == ((), ())
+
+
+def test_a_lowering_shares_no_cache_unless_told() -> None:
+    assert (Lowered().notes, Lowered().shares_cache) == ((), False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import resource
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -126,7 +127,7 @@ def test_a_disk_that_is_too_small_is_refused_before_a_byte_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: Usage(10**9, 10**9, 1000))
-    with pytest.raises(OutputError, match="the weights need 0 MB, and the disk has 0 MB"):
+    with pytest.raises(OutputError, match=r"the weights need 0\.0 MB, and 0 MB are free"):
         write_model(promised(lambda name, _size: pytest.fail(f"{name} was read")), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -138,8 +139,18 @@ def test_a_disk_that_fills_up_meanwhile_is_said_to_be_full(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "_append", full)
-    with pytest.raises(OutputError, match="Free some space or choose another"):
+    with pytest.raises(OutputError, match=r"the disk is full\. Make room or choose"):
         write_model(promised(ones), tmp_path)
+
+
+def test_a_file_that_may_not_grow_is_said_to_be_refused(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"weights need 0\.0 MB, and no larger file is allow"):
+            write_model(promised(ones), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_folder_that_is_not_there_cannot_be_written(tmp_path: Path) -> None:

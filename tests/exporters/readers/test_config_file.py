@@ -51,6 +51,22 @@ def test_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
         read_config(tmp_path, trust_remote_code=False)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_attention_heads": 0}, r"num_attention_heads is 0, expected 1 or more"),
+        ({"num_hidden_layers": 0, "vocab_size": -1}, r"num_hidden_layers is 0, .*vocab_size is -1"),
+        ({"num_key_value_heads": 3}, r"num_attention_heads is 4, expected a multiple of .* 3"),
+    ],
+)
+def test_refuses_sizes_that_no_model_has(
+    tmp_path: Path, change: dict[str, int], words: str
+) -> None:
+    folder = folder_with(tmp_path, SIZES | change)
+    with pytest.raises(CheckpointError, match=rf"config\.json: {words}"):
+        read_config(folder, trust_remote_code=False)
+
+
 def test_names_an_unknown_model_type(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, {"model_type": "quantumformer"})
     with pytest.raises(UnsupportedArchitectureError, match="model_type quantumformer is unknown"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,55 @@ def test_refuses_a_tokenizer_cut_anywhere(folder: Path, tmp_path: Path) -> None:
             source.load()
         with pytest.raises(CheckpointError, match=r"tokenizer\.json is not JSON"):
             source.save(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"model": {"type": "moon"}}'])
+def test_refuses_json_that_is_no_tokenizer(folder: Path, tmp_path: Path, text: str) -> None:
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    source = FolderTokenizer(folder, trust_remote_code=False)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is no tokenizer: .*Download"):
+        source.load()
+    with pytest.raises(CheckpointError, match="is no tokenizer"):
+        source.save(tmp_path)
+
+
+def test_converts_vocabulary_and_merges_to_the_file_that_runs(tmp_path: Path) -> None:
+    folder, out = tmp_path / "model", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = [*letters, "hi", "<|endoftext|>"]
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\nh i\n", encoding="utf-8")
+    (folder / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 257}', encoding="utf-8")
+    names = FolderTokenizer(folder, trust_remote_code=False).save(out)
+    assert names == ("generation_config.json", "tokenizer.json", "tokenizer_config.json")
+    assert sorted(path.name for path in out.iterdir()) == list(names)
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    assert tokenizer.encode("hi").ids == [numbers["hi"]]
+    assert tokenizer.decode([numbers["hi"]]) == "hi"
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_names_the_file_that_may_not_grow(
+    folder: Path, write_gguf, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    path = write_gguf(metadata=GGUF_TOKENIZER)
+    sources = {
+        "folder": FolderTokenizer(folder, trust_remote_code=False),
+        "gguf": GgufTokenizer(path, GgufReader(path).config()),
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"out.* cannot be written: File too large"):
+            sources[kind].save(out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_says_that_the_output_cannot_be_written(folder: Path, tmp_path: Path) -> None:

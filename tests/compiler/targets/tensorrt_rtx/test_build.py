@@ -157,7 +157,7 @@ def test_a_missing_tensorrt_rtx_is_said_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(TargetError, match=r"pip install castline\[tensorrt-rtx\]"):
+    with pytest.raises(TargetError, match="pip install tensorrt-rtx-cu13"):
         build_small(tmp_path / "absent.onnx", tmp_path / "model.engine")
 
 

@@ -33,7 +33,7 @@ def test_what_to_install_is_said_where_tensorrt_rtx_is_missing(
     install(monkeypatch, {})
     with pytest.raises(TargetError) as caught:
         require_builder()
-    assert "pip install castline[tensorrt-rtx]" in str(caught.value)
+    assert "pip install tensorrt-rtx-cu13" in str(caught.value)
     assert "Everything else works without it" in str(caught.value)
 
 

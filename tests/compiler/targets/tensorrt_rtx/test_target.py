@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 
 from castline.compiler.recipes.load import load_recipe
+from castline.compiler.targets.target import Lowered
 from castline.compiler.targets.tensorrt_rtx import target as module
 from castline.compiler.targets.tensorrt_rtx.build import EngineFacts
 from castline.compiler.targets.tensorrt_rtx.profile import Profile
 from castline.compiler.targets.tensorrt_rtx.target import TensorRTRTX
 from castline.compiler.targets.tensorrt_rtx.weights import WeightBytes, WeightJudgement
-from castline.errors import TargetError
+from castline.errors import OutputError, TargetError
 from castline.progress import SilentProgress
 
 
@@ -46,8 +49,69 @@ def test_leaves_the_neutral_graph_as_it_is() -> None:
     model = ir.from_onnx_text(
         '<ir_version: 10, opset_import: ["" : 23]> g (float[1] x) => (float[1] y) { y = Neg (x) }'
     )
-    assert TensorRTRTX().lower(model, 512) == ()
+    assert TensorRTRTX().lower(model, 512) == Lowered()
     assert [node.op_type for node in model.graph] == ["Neg"]
+
+
+def facts(engine: Path) -> EngineFacts:
+    return EngineFacts(
+        path=engine,
+        bytes=86_000_000,
+        seconds=12.5,
+        peak_memory_bytes=2_400_000_000,
+        tensorrt_version="1.7.1",
+        compute_capabilities=("8.9",),
+        profiles=(),
+        layers={},
+        weights=WeightJudgement(True, 80_000_000, WeightBytes(stored=80, expanded=300), "by size"),
+        remarks=("one node may be slow",),
+        log=engine.with_suffix(".log"),
+    )
+
+
+def test_says_which_gpus_an_engine_is_for_where_nobody_chose(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "build_engine", lambda _model, engine, **_: facts(engine))
+    built = TensorRTRTX().build(tmp_path, 4096, SilentProgress())
+    assert built.notes[1].endswith(
+        "past 0 to 1024; for compute capability 8.0, 8.6, 8.9, 12.0 and later (TensorRT-RTX's "
+        "default)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("failure", "logged", "kept"),
+    [
+        (None, True, False),
+        (TargetError("refused"), True, True),
+        (TargetError("refused before the builder began"), False, False),
+        (OutputError("the disk is full"), True, False),
+        (KeyboardInterrupt(), True, False),
+    ],
+)
+def test_the_build_log_stays_only_where_the_builder_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    failure: BaseException | None,
+    logged: bool,
+    kept: bool,
+) -> None:
+    def build(_model: Path, engine: Path, *, log: Path, **_: object) -> EngineFacts:
+        if logged:
+            log.write_text("[E] what the builder said")
+        if failure is not None:
+            raise failure
+        return facts(engine)
+
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    monkeypatch.setattr(module, "build_engine", build)
+    monkeypatch.setattr(tempfile, "tempdir", str(logs))
+    with nullcontext() if failure is None else pytest.raises(type(failure)):
+        TensorRTRTX().build(tmp_path, 512, SilentProgress())
+    assert [file.name for file in logs.glob("*/*")] == ["model.engine.build.log"] * kept
+    assert len(list(logs.iterdir())) == kept
 
 
 def test_tells_what_was_built_and_what_could_not_be_run(
@@ -57,21 +121,7 @@ def test_tells_what_was_built_and_what_could_not_be_run(
 
     def build(model: Path, engine: Path, **options: object) -> EngineFacts:
         asked.update(options, model=model)
-        return EngineFacts(
-            path=engine,
-            bytes=86_000_000,
-            seconds=12.5,
-            peak_memory_bytes=2_400_000_000,
-            tensorrt_version="1.7.1",
-            compute_capabilities=("8.9",),
-            profiles=(),
-            layers={},
-            weights=WeightJudgement(
-                True, 80_000_000, WeightBytes(stored=80, expanded=300), "by size"
-            ),
-            remarks=("one node may be slow",),
-            log=engine.with_suffix(".log"),
-        )
+        return facts(engine)
 
     monkeypatch.setattr(module, "build_engine", build)
     monkeypatch.setattr(module, "runnable_here", lambda: "this machine has no GPU")
@@ -82,7 +132,10 @@ def test_tells_what_was_built_and_what_could_not_be_run(
     assert built.facts["engine"] == "model.engine"
     assert built.facts["weights_kept_low_bit"] is True
     assert built.notes[0] == ("engine: weights stay low-bit, built in 12 s with 2.4 GB")
-    assert built.notes[1] == "one node may be slow"
+    assert built.notes[1] == (
+        "engine: takes batch 1 to 4, sequence 1 to 512, past 0 to 511; for compute capability 8.9"
+    )
+    assert built.notes[2] == "one node may be slow"
     assert len(built.not_executed) == 1
     assert "this machine has no GPU" in built.not_executed[0]
     assert "seconds" not in built.facts, "the manifest holds no times"

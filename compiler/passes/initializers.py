@@ -1,0 +1,29 @@
+"""Add an initializer to a graph, under a name that nothing else has."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from castline.compiler.quant.arrays import Array
+
+
+def add_initializer(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """Add a value that has a name and a tensor; return it.
+
+    onnx_ir would let it replace an initializer of the same name without a word.
+    """
+    name = str(value.name)
+    assert name not in graph.initializers, f"a pass gives each initializer its own name, not {name}"
+    graph.initializers.add(value)
+    return value
+
+
+def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Add an initializer that holds `array`; return it."""
+    tensor = ir.Tensor(array, name=name)
+    return add_initializer(
+        graph,
+        ir.Value(
+            name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+        ),
+    )
