@@ -56,16 +56,6 @@ def publishing(output: Path, *, overwrite: bool) -> Iterator[Path]:
             _remove_empty(made)
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Raise OutputError unless the disk that holds `folder` has `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OutputError(
-            f"{folder.parent}: not enough space on the disk: {needed:,} bytes are needed and "
-            f"{free:,} are free. Free {needed - free:,} bytes or give an output on another disk."
-        )
-
-
 def _recover(output: Path) -> None:
     """Put right what runs that are no longer alive left beside `output`."""
     for aside in _left_over(output, "replaced"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from castline.compiler.package.manifest import write_manifest
-from castline.compiler.package.publish import publishing, require_space
+from castline.compiler.package.publish import publishing
 from castline.errors import OutputError, TargetError
 
 DEAD = 2**22 + 1  # above Linux's largest process number
@@ -182,12 +182,6 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="File name too long"):
         publish(tmp_path / name)
     assert names(tmp_path) == []
-
-
-def test_space_is_asked_for_before_writing(tmp_path: Path) -> None:
-    require_space(tmp_path, 1)
-    with pytest.raises(OutputError, match=r"1,000,000,000,000,000,000 bytes are needed and .* fre"):
-        require_space(tmp_path, 10**18)
 
 
 def test_leftovers_of_dead_runs_go_and_those_of_live_runs_stay(tmp_path: Path) -> None:
