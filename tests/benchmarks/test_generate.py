@@ -16,18 +16,20 @@ def test_both_sides_are_told_the_same_group_size_and_head() -> None:
         assert ("head.bits=4" in ours) == ("/lm_head/MatMul" not in theirs)
 
 
-def test_the_ratio_is_taken_within_pairs() -> None:
+def test_neither_load_nor_order_counts() -> None:
     from generate import ratios
 
-    # The machine is half as fast in the second pair, for both sides alike.
+    # The machine is half as fast in the second pair, and what is loaded last twice as fast.
     runs = [
         {
             "side": side,
-            "turn": 0,
+            "turn": turn,
             "pair": pair,
-            "prefill": prefill / (pair + 1),
-            "decode": decode / (pair + 1),
+            "loaded_first": first,
+            "prefill": prefill / (pair + 1) * (1 if side == first else 2),
+            "decode": decode / (pair + 1) * (1 if side == first else 2),
         }
+        for turn, first in enumerate(("castline", "builder"))
         for pair in (0, 1)
         for side, prefill, decode in (("castline", 300.0, 50.0), ("builder", 200.0, 100.0))
     ]
