@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,26 +11,25 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from castline.compiler.check.memory import available_memory, require_memory
-from castline.compiler.check.provenance import local_path, recorded_source, require_recorded
+from castline.compiler.check.provenance import local_path, opening_title
 from castline.compiler.package.companions import (
     model_bytes,
     save_companions,
     save_config_and_tokenizer,
 )
-from castline.compiler.package.manifest import read_manifest, write_manifest
+from castline.compiler.package.manifest import write_manifest
 from castline.compiler.package.publish import publishing
 from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.recipes.recipe import Recipe
-from castline.compiler.recipes.thresholds import Thresholds
-from castline.compiler.report.outcome import CheckOutcome, CompileOutcome, ExportOutcome
-from castline.compiler.report.record import read_report, write_report
+from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
+from castline.compiler.report.record import write_report
 from castline.compiler.targets.catalogue import target_named
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built
 from castline.compiler.targets.write import write_model
 from castline.errors import TargetError
-from castline.exporters.checkpoint import Checkpoint, is_on_hub, open_checkpoint
+from castline.exporters.checkpoint import Checkpoint, open_checkpoint
 from castline.exporters.decoder import Decoder, decoder
 from castline.progress import Progress, SilentProgress
 
@@ -46,7 +44,6 @@ DTYPES = {
 AS_STORED = "checkpoint"
 """The dtype that most weights have in the checkpoint."""
 
-_CHECK_ELSEWHERE = "Run castline check where there is more memory."
 _COMPILE_ELSEWHERE = (
     "Use --no-gate to compile here all the same, and run castline check where there is more memory."
 )
@@ -73,7 +70,7 @@ def export_model(
     started = time.perf_counter()
     progress = progress or SilentProgress()
     with publishing(output, overwrite=overwrite) as folder:
-        with progress.stage(_opening(source)):
+        with progress.stage(opening_title(source)):
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
         float_type = _float_type(dtype, checkpoint)
         exported = decoder(checkpoint, float_type, progress)
@@ -124,7 +121,7 @@ def compile_model(
     if gate:
         onnxruntime_module()  # runs the result of every target for the comparison
     with publishing(output, overwrite=overwrite) as folder:
-        with progress.stage(_opening(source)):
+        with progress.stage(opening_title(source)):
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
         float_type = chosen.dtype if dtype is None else _float_type(dtype, checkpoint)
         chosen.require_dtype(float_type)
@@ -137,7 +134,9 @@ def compile_model(
         lowered = chosen.lower(exported.model, context)
         notes += lowered.notes
         if gate:
-            _require_memory(checkpoint, _stored_bytes(exported.model), _COMPILE_ELSEWHERE)
+            require_memory(
+                checkpoint, _stored_bytes(exported.model), available_memory(), _COMPILE_ELSEWHERE
+            )
         write_model(exported.model, folder, progress)
         notes += save_companions(checkpoint, folder, shares_cache=lowered.shares_cache)
         built = chosen.build(folder, context, progress)
@@ -167,47 +166,6 @@ def compile_model(
         with progress.stage("Writing the manifest"):
             write_manifest(folder, _facts(outcome, sha256, recipe, float_type, text, built))
     return outcome
-
-
-def check_output(
-    output: Path,
-    *,
-    against: str | None = None,
-    evaluation_text: str | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> CheckOutcome:
-    """Compare a compiled folder with its original, or with the checkpoint `against`.
-
-    The original is the checkpoint it was compiled from; CheckpointError if that is gone or has
-    changed since.
-    """
-    started = time.perf_counter()
-    progress = progress or SilentProgress()
-    manifest = read_manifest(output)
-    source = against or recorded_source(output, manifest, read_report(output) or {})
-    with progress.stage(_opening(source)):
-        checkpoint = open_checkpoint(source)
-    notes = () if against else require_recorded(checkpoint, output, manifest, progress)
-    text = _held_out_text(checkpoint, evaluation_text, progress)
-    _require_memory(checkpoint, model_bytes(output), _CHECK_ELSEWHERE)
-    measured = _measured(checkpoint, output, text, _thresholds(manifest), threads, progress)
-    return CheckOutcome(
-        output=output,
-        against=source,
-        language=measured.language,
-        tensors=measured.tensors,
-        verdicts=measured.verdicts,
-        seconds=time.perf_counter() - started,
-        notes=notes,
-        not_executed=_not_executed(manifest),
-    )
-
-
-def _opening(source: str) -> str:
-    if is_on_hub(source):
-        return "Opening the checkpoint, from the Hub where the cache lacks it"
-    return "Opening the checkpoint"
 
 
 def _float_type(dtype: str, checkpoint: Checkpoint) -> ir.DataType:
@@ -250,10 +208,6 @@ def _held_out_text(checkpoint: Checkpoint, source: str | None, progress: Progres
         return held_out_text(checkpoint, source)
 
 
-def _require_memory(checkpoint: Checkpoint, result_bytes: int, advice: str) -> None:
-    require_memory(checkpoint, result_bytes, available_memory(), advice)
-
-
 def _stored_bytes(model: ir.Model) -> int:
     """Return what the weights will take, from their shapes and types alone."""
     tensors = (value.const_value for value in model.graph.initializers.values())
@@ -279,30 +233,6 @@ def _proved(
         measured = measure(pair, text, recipe.gate, progress)
         require(measured.verdicts)
         return measured, None if built.not_executed else timed(pair, text, progress)
-
-
-def _measured(
-    checkpoint: Checkpoint,
-    folder: Path,
-    text: HeldOutText,
-    thresholds: Thresholds,
-    threads: int | None,
-    progress: Progress,
-) -> Measured:
-    from castline.compiler.check.comparison import measure, opened_pair
-
-    with opened_pair(checkpoint, folder, threads=threads, progress=progress) as pair:
-        return measure(pair, text, thresholds, progress)
-
-
-def _thresholds(manifest: Mapping[str, object]) -> Thresholds:
-    given = manifest.get("recipe")
-    return Recipe.model_validate(given).gate if given else Thresholds()
-
-
-def _not_executed(manifest: Mapping[str, object]) -> tuple[str, ...]:
-    listed = manifest.get("not_executed")
-    return tuple(map(str, listed)) if isinstance(listed, list) else ()
 
 
 def _origin(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:

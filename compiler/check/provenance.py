@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from castline.errors import CheckpointError
-from castline.exporters.checkpoint import Checkpoint
+from castline.exporters.checkpoint import Checkpoint, is_on_hub
 from castline.progress import Progress
 
 
@@ -61,3 +61,10 @@ def require_recorded(
         f"the manifest has {recorded}. Compile it again, or compare with what is there now by "
         f"--against {checkpoint.source}."
     )
+
+
+def opening_title(source: str) -> str:
+    """Return the title of the stage that opens `source`; a download takes its time."""
+    if is_on_hub(source):
+        return "Opening the checkpoint, from the Hub where the cache lacks it"
+    return "Opening the checkpoint"

@@ -65,7 +65,7 @@ COMPILED = CompileOutcome(
 
 
 class Pipeline(ModuleType):
-    """Stands in for castline.compiler.pipeline."""
+    """Stands in for castline.compiler.pipeline and castline.compiler.recheck."""
 
     def __init__(self) -> None:
         super().__init__("castline.compiler.pipeline")
@@ -114,7 +114,8 @@ class Pipeline(ModuleType):
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     stand_in = Pipeline()
-    monkeypatch.setitem(sys.modules, "castline.compiler.pipeline", stand_in)
+    for name in ("pipeline", "recheck"):
+        monkeypatch.setitem(sys.modules, f"castline.compiler.{name}", stand_in)
     return stand_in
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import safetensors.numpy
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -24,6 +28,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from castline.compiler.pipeline import compile_model
+from castline.compiler.recipes.load import load_recipe
+from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.report.outcome import CompileOutcome
 from castline.compiler.targets.session import DecoderSession, cache_layout
 from castline.compiler.targets.write import write_model
 from castline.exporters import trace as tracing
@@ -196,3 +204,84 @@ def scenarios() -> dict[str, list[Step]]:
         "padded pieces": [(ids[:1, :8], left[:1]), (ids[:1, 8:11], None), (ids[:1, 11:12], None)],
         "one token": after((ids[:1, :1], None), 2, 1),
     }
+
+
+# Presets may change; weights drawn at random lose more to 4 bits than learned ones do.
+W4 = ("weights={bits: 4, group_size: 128, symmetric: false}", "head=keep", "embedding=keep")
+WIDE = (*W4, "gate.kl_divergence=5", "gate.perplexity_ratio=5", "gate.top1_agreement=0.01")
+
+
+class InterruptedAt:
+    """Progress of a run that is interrupted when the stage of that title begins."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    @contextmanager
+    def stage(
+        self, title: str, _total: float | None = None, _unit: str = "", **_rest: object
+    ) -> Iterator[Callable[[float], None]]:
+        if title == self.title:
+            raise KeyboardInterrupt
+        yield lambda _amount: None
+
+
+@pytest.fixture(scope="session")
+def published(
+    source: str, evaluation_text: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[CompileOutcome, Path]:
+    output = tmp_path_factory.mktemp("published") / "out"
+    outcome = compile_model(
+        source,
+        output,
+        recipe=load_recipe("w4a16-rtn", WIDE),
+        target="onnxruntime",
+        evaluation_text=evaluation_text,
+        threads=1,
+    )
+    return outcome, output
+
+
+def compile_ungated(source: str, output: Path, recipe: Recipe | None = None, **options: Any) -> Any:
+    options = {"target": "onnx", "gate": False, **options}
+    return compile_model(source, output, recipe=recipe or load_recipe("w4a16-rtn", W4), **options)
+
+
+def changed_copy(source: str, folder: Path, name: str, change: Callable[[np.ndarray], None]) -> str:
+    """Copy a checkpoint with one tensor changed in place."""
+    shutil.copytree(source, folder)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors[name] = tensors[name].copy()
+    change(tensors[name])
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> Callable[..., Any]:
+    """Compile for the `onnx` target without a gate, unless told otherwise."""
+    return compile_ungated
+
+
+@pytest.fixture(scope="session")
+def copy_with() -> Callable[..., str]:
+    """Copy a checkpoint with one tensor changed in place, and return its folder."""
+    return changed_copy
+
+
+@pytest.fixture(scope="session")
+def interrupted_at() -> type[InterruptedAt]:
+    """Return the progress of a run that is interrupted when a stage begins."""
+    return InterruptedAt
+
+
+@pytest.fixture(scope="session")
+def w4() -> tuple[str, ...]:
+    """Return what makes a 4-bit recipe whatever the presets are."""
+    return W4
+
+
+@pytest.fixture(scope="session")
+def wide() -> tuple[str, ...]:
+    """Return the same with a gate that random weights pass."""
+    return WIDE

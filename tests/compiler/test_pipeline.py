@@ -5,21 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import safetensors.numpy
 
 from castline.compiler import pipeline
 from castline.compiler.package.manifest import verify
-from castline.compiler.pipeline import check_output, compile_model, export_model
+from castline.compiler.pipeline import compile_model, export_model
 from castline.compiler.recipes.load import load_recipe
-from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.report.outcome import CompileOutcome
 from castline.compiler.report.record import read_report
 from castline.compiler.targets.onnx import Onnx
@@ -28,62 +24,13 @@ from castline.compiler.targets.target import Built
 from castline.errors import CheckpointError, GateFailedError, OutputError, TargetError
 from castline.exporters import trace as tracing
 
-# Presets may change; weights drawn at random lose more to 4 bits than learned ones do.
-W4 = ("weights={bits: 4, group_size: 128, symmetric: false}", "head=keep", "embedding=keep")
-WIDE = (*W4, "gate.kl_divergence=5", "gate.perplexity_ratio=5", "gate.top1_agreement=0.01")
 FORMS = list(itertools.product((4, 8), (32, 64, 128, "per-channel"), ("true", "false")))
-
-
-class InterruptedAt:
-    """Progress of a run that is interrupted when the stage of that title begins."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-
-    @contextmanager
-    def stage(
-        self, title: str, _total: float | None = None, _unit: str = "", **_rest: object
-    ) -> Iterator[Callable[[float], None]]:
-        if title == self.title:
-            raise KeyboardInterrupt
-        yield lambda _amount: None
-
-
-@pytest.fixture(scope="module")
-def published(
-    source: str, evaluation_text: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[CompileOutcome, Path]:
-    output = tmp_path_factory.mktemp("published") / "out"
-    outcome = compile_model(
-        source,
-        output,
-        recipe=load_recipe("w4a16-rtn", WIDE),
-        target="onnxruntime",
-        evaluation_text=evaluation_text,
-        threads=1,
-    )
-    return outcome, output
 
 
 @pytest.fixture
 def no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail a test whose run opens the checkpoint."""
     monkeypatch.setattr(pipeline, "open_checkpoint", lambda *_, **__: pytest.fail("was opened"))
-
-
-def compiled(source: str, output: Path, recipe: Recipe | None = None, **options: Any) -> Any:
-    options = {"target": "onnx", "gate": False, **options}
-    return compile_model(source, output, recipe=recipe or load_recipe("w4a16-rtn", W4), **options)
-
-
-def copy_with(source: str, folder: Path, name: str, change: Callable[[np.ndarray], None]) -> str:
-    """Copy a checkpoint with one tensor changed in place."""
-    shutil.copytree(source, folder)
-    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
-    tensors[name] = tensors[name].copy()
-    change(tensors[name])
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return str(folder)
 
 
 def test_publishes_all_that_a_runtime_needs(published: tuple[CompileOutcome, Path]) -> None:
@@ -137,13 +84,14 @@ def test_the_same_inputs_give_the_same_bytes(
     evaluation_text: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    wide: Any,
 ) -> None:
     _, first = published
     monkeypatch.setattr(tracing, "trace", tracing.trace.__wrapped__)
     compile_model(
         source,
         tmp_path / "out",
-        recipe=load_recipe("w4a16-rtn", WIDE),
+        recipe=load_recipe("w4a16-rtn", wide),
         target="onnxruntime",
         evaluation_text=evaluation_text,
         threads=1,
@@ -153,9 +101,9 @@ def test_the_same_inputs_give_the_same_bytes(
 
 
 def test_a_failed_gate_names_the_numbers_and_publishes_nothing(
-    source: str, evaluation_text: str, tmp_path: Path
+    source: str, evaluation_text: str, tmp_path: Path, compiled: Any, wide: Any
 ) -> None:
-    recipe = load_recipe("w4a16-rtn", (*WIDE, "gate.kl_divergence=0.000001"))
+    recipe = load_recipe("w4a16-rtn", (*wide, "gate.kl_divergence=0.000001"))
     with pytest.raises(GateFailedError, match=r"kl divergence is 0\.\d+, must be at most 1e-06"):
         compiled(
             source, tmp_path / "out", recipe, gate=True, evaluation_text=evaluation_text, threads=1
@@ -168,7 +116,12 @@ def test_a_failed_gate_names_the_numbers_and_publishes_nothing(
     ["Opening the checkpoint", "Writing weights", "Comparing with the original", "Timing"],
 )
 def test_an_interrupted_run_leaves_nothing(
-    source: str, evaluation_text: str, tmp_path: Path, stage: str
+    source: str,
+    evaluation_text: str,
+    tmp_path: Path,
+    stage: str,
+    compiled: Any,
+    interrupted_at: Any,
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         compiled(
@@ -177,13 +130,15 @@ def test_an_interrupted_run_leaves_nothing(
             gate=True,
             evaluation_text=evaluation_text,
             threads=1,
-            progress=InterruptedAt(stage),
+            progress=interrupted_at(stage),
         )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("no_checkpoint")
-def test_an_output_that_exists_is_refused_before_any_work(source: str, tmp_path: Path) -> None:
+def test_an_output_that_exists_is_refused_before_any_work(
+    source: str, tmp_path: Path, compiled: Any
+) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="exists already"):
         compiled(source, tmp_path / "out")
@@ -201,7 +156,7 @@ def test_an_output_that_exists_is_refused_before_any_work(source: str, tmp_path:
     ],
 )
 def test_what_a_target_cannot_do_is_refused_before_any_work(
-    source: str, tmp_path: Path, options: dict[str, str], message: str
+    source: str, tmp_path: Path, options: dict[str, str], message: str, compiled: Any
 ) -> None:
     with pytest.raises(TargetError, match=message):
         compiled(source, tmp_path / "out", **options)
@@ -210,7 +165,7 @@ def test_what_a_target_cannot_do_is_refused_before_any_work(
 
 @pytest.mark.usefixtures("no_checkpoint")
 def test_without_a_runtime_to_compare_by_nothing_is_begun(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Any
 ) -> None:
     def missing() -> None:
         raise TargetError("ONNX Runtime is not installed.")
@@ -221,12 +176,14 @@ def test_without_a_runtime_to_compare_by_nothing_is_begun(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dtype_that_cannot_be_had_is_refused(source: str, tmp_path: Path) -> None:
+def test_a_dtype_that_cannot_be_had_is_refused(
+    source: str, tmp_path: Path, compiled: Any, interrupted_at: Any
+) -> None:
     with pytest.raises(TargetError, match="no bfloat16 kernels"):
         compiled(source, tmp_path / "out", target="onnxruntime", dtype="bfloat16")
     with pytest.raises(TargetError, match="dtype is 'int4'; expected float32, float16, bfloat16"):
         compiled(source, tmp_path / "out", dtype="int4")
-    begun = InterruptedAt("Reading the evaluation text")
+    begun = interrupted_at("Reading the evaluation text")
     with pytest.raises(TargetError, match="--no-gate to publish it unproved"):
         compiled(source, tmp_path / "out", dtype="bfloat16", gate=True, progress=begun)
     assert list(tmp_path.iterdir()) == []
@@ -242,7 +199,7 @@ def test_a_dtype_that_cannot_be_had_is_refused(source: str, tmp_path: Path) -> N
 )
 @pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
 def test_a_weight_that_is_nan_is_named_and_nothing_is_written(
-    source: str, tmp_path: Path, name: str, target: str
+    source: str, tmp_path: Path, name: str, target: str, compiled: Any, copy_with: Any
 ) -> None:
     def break_one(array: np.ndarray) -> None:
         array.reshape(-1)[3] = np.nan
@@ -253,7 +210,9 @@ def test_a_weight_that_is_nan_is_named_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
-def test_a_weight_beyond_float16_is_named(source: str, tmp_path: Path) -> None:
+def test_a_weight_beyond_float16_is_named(
+    source: str, tmp_path: Path, compiled: Any, copy_with: Any
+) -> None:
     def enlarge(array: np.ndarray) -> None:
         array.reshape(-1)[3] = 1e5
 
@@ -263,7 +222,9 @@ def test_a_weight_beyond_float16_is_named(source: str, tmp_path: Path) -> None:
         compiled(large, tmp_path / "out", dtype="float16")
 
 
-def test_without_a_tokenizer_only_an_ungated_run_succeeds(source: str, tmp_path: Path) -> None:
+def test_without_a_tokenizer_only_an_ungated_run_succeeds(
+    source: str, tmp_path: Path, compiled: Any
+) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(source, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
@@ -274,119 +235,45 @@ def test_without_a_tokenizer_only_an_ungated_run_succeeds(source: str, tmp_path:
     assert verify(tmp_path / "out") == []
 
 
-def test_checking_an_output_again_finds_the_same_figures(
-    published: tuple[CompileOutcome, Path], source: str, evaluation_text: str
-) -> None:
-    outcome, output = published
-    again = check_output(output, evaluation_text=evaluation_text, threads=1)
-    assert again.against == source
-    assert again.language == outcome.language
-    assert again.verdicts == outcome.verdicts
-
-
-def test_an_output_is_checked_against_another_original(
-    published: tuple[CompileOutcome, Path], source: str, evaluation_text: str, tmp_path: Path
-) -> None:
-    outcome, output = published
-    other = copy_with(source, tmp_path / "other", "lm_head.weight", lambda array: array.fill(0))
-    again = check_output(output, against=other, evaluation_text=evaluation_text, threads=1)
-    assert again.against == other
-    assert again.language is not None
-    assert outcome.language is not None
-    assert again.language.perplexity == outcome.language.perplexity
-    assert again.language.perplexity_original == pytest.approx(160), "it knows nothing"
-    assert again.language.kl_divergence > 10 * outcome.language.kl_divergence
-
-
-def test_an_original_that_changed_since_is_refused_unless_it_is_named(
-    source: str, evaluation_text: str, tmp_path: Path
-) -> None:
-    model = copy_with(source, tmp_path / "model", "lm_head.weight", lambda array: array.fill(0))
-    compiled(model, tmp_path / "out")
-    shutil.rmtree(model)
-    shutil.copytree(source, model)
-    with pytest.raises(CheckpointError, match=rf"{model} is not what .*out was compiled from"):
-        check_output(tmp_path / "out")
-    named = check_output(
-        tmp_path / "out", against=model, evaluation_text=evaluation_text, threads=1
-    )
-    assert named.against == model
-
-
-def test_a_relative_source_is_found_from_another_directory_and_missed_when_gone(
-    source: str, evaluation_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(source, tmp_path / "org" / "model")
-    monkeypatch.chdir(tmp_path)
-    compiled("org/model", tmp_path / "out")
-    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    found = check_output(tmp_path / "out", evaluation_text=evaluation_text, threads=1)
-    assert found.against == str(tmp_path / "org" / "model")
-    shutil.rmtree(tmp_path / "org")
-    with pytest.raises(CheckpointError, match=r"out was compiled from .*org/model, which does not"):
-        check_output(tmp_path / "out")
-
-
-def test_a_check_says_what_was_never_executed_and_times_nothing(
-    source: str, evaluation_text: str, tmp_path: Path
-) -> None:
-    compiled(source, tmp_path / "out")
-    path = tmp_path / "out" / "manifest.json"
-    manifest = json.loads(path.read_text()) | {"not_executed": ["The engine was not executed."]}
-    path.write_text(json.dumps(manifest))
-    found = check_output(
-        tmp_path / "out",
-        evaluation_text=evaluation_text,
-        threads=1,
-        progress=InterruptedAt("Timing"),
-    )
-    assert found.not_executed == ("The engine was not executed.",)
-
-
 def test_what_cannot_be_executed_here_is_not_timed(
-    source: str, evaluation_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str,
+    evaluation_text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: Any,
+    interrupted_at: Any,
+    wide: Any,
 ) -> None:
     built = Built(facts={}, not_executed=("The engine was not executed.",))
     monkeypatch.setattr(Onnx, "build", lambda *_: built)
     outcome = compiled(
         source,
         tmp_path / "out",
-        load_recipe("w4a16-rtn", WIDE),
+        load_recipe("w4a16-rtn", wide),
         gate=True,
         evaluation_text=evaluation_text,
         threads=1,
-        progress=InterruptedAt("Timing"),
+        progress=interrupted_at("Timing"),
     )
     assert (outcome.speed, outcome.original_speed) == (None, None)
     assert outcome.language is not None
 
 
-def test_too_little_memory_is_said_with_what_to_do(
-    published: tuple[CompileOutcome, Path],
-    source: str,
-    evaluation_text: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pipeline, "available_memory", lambda: 1000)
-    with pytest.raises(TargetError, match="Use --no-gate to compile here"):
-        compiled(source, tmp_path / "out", gate=True, evaluation_text=evaluation_text)
-    assert list(tmp_path.iterdir()) == []
-    _, output = published
-    with pytest.raises(TargetError, match=r"available\. Run castline check where"):
-        check_output(output, evaluation_text=evaluation_text)
-
-
 @pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
 @pytest.mark.parametrize(("bits", "group", "symmetric"), FORMS)
 def test_every_scheme_compiles(
-    source: str, tmp_path: Path, target: str, bits: int, group: object, symmetric: str
+    source: str,
+    tmp_path: Path,
+    target: str,
+    bits: int,
+    group: object,
+    symmetric: str,
+    compiled: Any,
+    w4: Any,
 ) -> None:
     fields = {"bits": bits, "group_size": group, "symmetric": symmetric}
     overrides = [f"weights.{name}={value}" for name, value in fields.items()]
-    recipe = load_recipe("w4a16-rtn", (*W4, *overrides))
+    recipe = load_recipe("w4a16-rtn", (*w4, *overrides))
     outcome = compiled(source, tmp_path / "out", recipe, target=target)
     assert ("does not divide K = 192" in str(outcome.notes)) == (group == 128)
     operator = {"onnx": "DequantizeLinear", "onnxruntime": "MatMulNBits"}[target]
@@ -397,11 +284,11 @@ def test_every_scheme_compiles(
 
 @pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
 def test_head_and_embedding_are_quantized_when_the_recipe_says_so(
-    source: str, evaluation_text: str, tmp_path: Path, target: str
+    source: str, evaluation_text: str, tmp_path: Path, target: str, compiled: Any, wide: Any
 ) -> None:
     section = "{bits: 8, group_size: 32, symmetric: false}"
     everything = [f"{kind}={section}" for kind in ("weights", "head", "embedding")]
-    recipe = load_recipe("w8a16-rtn", (*WIDE, *everything))
+    recipe = load_recipe("w8a16-rtn", (*wide, *everything))
     outcome = compiled(
         source,
         tmp_path / "out",
@@ -433,3 +320,16 @@ def test_exports_the_float_graph_alone(
     assert verify(tmp_path / "out") == []
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.json", "tokenizer.json"}
     onnx.checker.check_model(tmp_path / "out" / "model.onnx", full_check=True)
+
+
+def test_too_little_memory_is_said_with_what_to_do(
+    source: str,
+    evaluation_text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: Any,
+) -> None:
+    monkeypatch.setattr(pipeline, "available_memory", lambda: 1000)
+    with pytest.raises(TargetError, match="Use --no-gate to compile here"):
+        compiled(source, tmp_path / "out", gate=True, evaluation_text=evaluation_text)
+    assert list(tmp_path.iterdir()) == []

@@ -44,7 +44,7 @@ def check(
         from castline.compiler.package.manifest import require_unchanged
 
         require_unchanged(output)
-        from castline.compiler.pipeline import check_output
+        from castline.compiler.recheck import check_output
         from castline.errors import GateFailedError
 
         with shown_progress(quiet=quiet) as progress:
