@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from castline.errors import CheckpointError
 from castline.exporters.readers import hub
 from castline.exporters.readers.config_file import read_config
+from castline.exporters.readers.converted import ConvertedReader
 from castline.exporters.readers.gguf_file import GgufReader
 from castline.exporters.readers.gguf_header import MAGIC
 from castline.exporters.readers.mapped import opened
@@ -65,12 +66,26 @@ class Checkpoint:
         spec = self.tensors[name]
         array = self.reader.read(name)
         assert (array.shape, array.dtype) == (spec.shape, spec.dtype), f"reader broke {name}'s spec"
+        if not isinstance(self.reader, ConvertedReader):  # it reads by way of a checkpoint itself
+            self._require_finite(name, array)
+        return array
+
+    def parts(self, name: str) -> Iterator[Array]:
+        """Yield a tensor in parts [n, ...] along its first axis, each read when it is due.
+
+        A stack of experts comes expert by expert, any other tensor as one part. Raises as `read`.
+        """
+        if isinstance(self.reader, ConvertedReader):
+            yield from self.reader.parts(name)
+        else:
+            yield self.read(name)
+
+    def _require_finite(self, name: str, array: Array) -> None:
         if count := non_finite_count(array):
             raise CheckpointError(
-                f"{self.reader.file_of(name)}: {name} holds {count} of {spec.size} values that "
+                f"{self.reader.file_of(name)}: {name} holds {count} of {array.size} values that "
                 "are NaN or Inf. Nothing sound can be compiled from them; get the checkpoint again."
             )
-        return array
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the checkpoint's tokenizer, loaded once. Raises CheckpointError without one."""

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from castline.errors import CheckpointError, UnsupportedArchitectureError
+from castline.exporters.readers.gguf_gemma3 import gemma3_fields
 from castline.exporters.readers.gguf_header import GgufHeader, Value
 from castline.exporters.readers.tensors import named
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-
-@dataclass(frozen=True)
-class GgufFamily:
-    """What an architecture of llama.cpp is called at Hugging Face."""
-
-    model_type: str
-    model_class: str
-    paired_rotary: bool = False
-    """Whether llama.cpp stored the query and key rows so that rotary pairs are neighbours."""
-
-
-FAMILIES = {
-    "llama": GgufFamily("llama", "LlamaForCausalLM", paired_rotary=True),
-    "qwen2": GgufFamily("qwen2", "Qwen2ForCausalLM"),
-    "qwen3": GgufFamily("qwen3", "Qwen3ForCausalLM"),
-}
-# llama.cpp has no architecture of this name: it calls Mistral llama, and states the window if any.
-_MISTRAL = GgufFamily("mistral", "MistralForCausalLM", paired_rotary=True)
-
-_ADVICE = "Download or convert the file again."
 
 _WHOLE_MODEL = {
     "token_embd": "model.embed_tokens",
@@ -52,6 +34,41 @@ _IN_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# Gemma 3 has a norm before and after each half of a layer.
+_IN_GEMMA_LAYER = _IN_LAYER | {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
+@dataclass(frozen=True)
+class GgufFamily:
+    """What an architecture of llama.cpp is called at Hugging Face."""
+
+    model_type: str
+    model_class: str
+    paired_rotary: bool = False
+    """Whether llama.cpp stored the query and key rows so that rotary pairs are neighbours."""
+    norm_offset: float = 0.0
+    """What llama.cpp's converter added to the weight of every norm."""
+    in_layer: Mapping[str, str] = field(default_factory=lambda: _IN_LAYER)
+    """The modules of a layer: llama.cpp's name -> Hugging Face's."""
+
+
+FAMILIES = {
+    "llama": GgufFamily("llama", "LlamaForCausalLM", paired_rotary=True),
+    "qwen2": GgufFamily("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": GgufFamily("qwen3", "Qwen3ForCausalLM"),
+    "gemma3": GgufFamily(
+        "gemma3_text", "Gemma3ForCausalLM", norm_offset=1.0, in_layer=_IN_GEMMA_LAYER
+    ),
+}
+# llama.cpp has no architecture of this name: it calls Mistral llama, and states the window if any.
+_MISTRAL = GgufFamily("mistral", "MistralForCausalLM", paired_rotary=True)
+
+_ADVICE = "Download or convert the file again."
+
 _LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 _REQUIRED = {
@@ -68,11 +85,12 @@ _OPTIONAL = {
 }
 
 
-def parameter_name(name: str) -> str | None:
-    """Return the Hugging Face name of a GGUF tensor, None for one that has none."""
+def parameter_name(name: str, family: GgufFamily) -> str | None:
+    """Return the Hugging Face name of a family's GGUF tensor, None for one that has none."""
     if match := _LAYER_TENSOR.fullmatch(name):
         layer, module, leaf = match.groups()
-        return f"model.layers.{layer}.{_IN_LAYER[module]}.{leaf}" if module in _IN_LAYER else None
+        known = family.in_layer.get(module)
+        return f"model.layers.{layer}.{known}.{leaf}" if known else None
     module, _, leaf = name.rpartition(".")
     return f"{_WHOLE_MODEL[module]}.{leaf}" if module in _WHOLE_MODEL else None
 
@@ -121,6 +139,8 @@ def gguf_config(header: GgufHeader, rope_parameters: dict[str, Any]) -> Pretrain
         }
     if family == _MISTRAL:
         fields["sliding_window"] = _window(header)
+    if family.model_type == "gemma3_text":
+        fields |= gemma3_fields(header, fields)
     try:
         config: PretrainedConfig = AutoConfig.for_model(family.model_type, **fields)
     except (ValueError, TypeError, StrictDataclassError) as error:

@@ -12,6 +12,7 @@ from gguf.quants import dequantize
 from castline.errors import CheckpointError, UnsupportedArchitectureError
 from castline.exporters.readers import gguf_rope
 from castline.exporters.readers.gguf_config import (
+    GgufFamily,
     gguf_config,
     gguf_family,
     model_fields,
@@ -42,7 +43,8 @@ class GgufReader:
     """The tensors of one GGUF file.
 
     float32, float16 and bfloat16 tensors keep their dtype, the quantized ones become float32. Query
-    and key rows that llama.cpp reordered for its rotary kernel come back in Hugging Face's order.
+    and key rows that llama.cpp reordered for its rotary kernel come back in Hugging Face's order,
+    and norm weights without what it added to them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,9 +56,9 @@ class GgufReader:
         self.header = read_gguf_header(path)
         self.files = (path,)
         _refuse_parts(self.header)
-        self._paired = gguf_family(self.header).paired_rotary
+        self._family = gguf_family(self.header)
         self._fields = model_fields(self.header)
-        self._stored = _by_parameter(self.header)
+        self._stored = _by_parameter(self.header, self._family)
         self.tensors = {name: self._spec(name) for name in self._stored}
 
     def read(self, name: str) -> Array:
@@ -65,7 +67,10 @@ class GgufReader:
         rows = _stored_rows(self.header, tensor)
         if heads := self._paired_heads(name):
             rows = _halves_from_pairs(rows, heads)
-        return _unpacked(rows, tensor)
+        numbers = _unpacked(rows, tensor)
+        if self._family.norm_offset and name.endswith("norm.weight"):
+            numbers = numbers - numbers.dtype.type(self._family.norm_offset)
+        return numbers
 
     def file_of(self, name: str) -> Path:  # noqa: ARG002 - the protocol's signature
         """Return the file that holds the tensor."""
@@ -85,7 +90,7 @@ class GgufReader:
 
     def _paired_heads(self, name: str) -> int:
         """Return over how many heads the rows of a tensor are paired, 0 when they are not."""
-        if not self._paired:
+        if not self._family.paired_rotary:
             return 0
         if ".self_attn.q_proj." in name:
             return int(self._fields["num_attention_heads"])
@@ -110,11 +115,11 @@ def _refuse_parts(header: GgufHeader) -> None:
         )
 
 
-def _by_parameter(header: GgufHeader) -> dict[str, GgufTensor]:
+def _by_parameter(header: GgufHeader, family: GgufFamily) -> dict[str, GgufTensor]:
     """Return the tensors by Hugging Face name; all that have none are refused in one error."""
     stored, unknown, packed = {}, [], []
     for tensor in header.tensors:
-        name = parameter_name(tensor.name)
+        name = parameter_name(tensor.name, family)
         if tensor.kind not in _PLAIN and tensor.kind.name not in _PACKED:
             packed.append(f"{tensor.name} ({tensor.kind.name})")
         if name is not None:

@@ -13,6 +13,10 @@ _DESCRIPTION = (
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "tekken.json",
 )  # fmt: skip
+# How an encoder's vectors become sentence embeddings; modules have folders such as 1_Pooling.
+_SENTENCES = (
+    "modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]_*/*",
+)  # fmt: skip
 _SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _BIN = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
@@ -29,7 +33,7 @@ def download(hub_id: str, *, trust_remote_code: bool = False) -> Path:
     HF_TOKEN are respected. The model's own code is fetched only with `trust_remote_code`. Raises
     CheckpointError when the model is neither reachable nor in the cache.
     """
-    described = _DESCRIPTION + (("*.py",) if trust_remote_code else ())
+    described = _DESCRIPTION + _SENTENCES + (("*.py",) if trust_remote_code else ())
     folder = _snapshot(hub_id, described + _SAFETENSORS)
     if any(folder.glob("model*.safetensors")):
         return folder

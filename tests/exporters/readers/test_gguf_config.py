@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from castline.errors import CheckpointError, UnsupportedArchitectureError
-from castline.exporters.readers.gguf_config import parameter_name
+from castline.exporters.readers.gguf_config import FAMILIES, parameter_name
 from castline.exporters.readers.gguf_file import GgufReader
 
 
@@ -98,7 +98,7 @@ def test_refuses_sizes_that_make_no_model(write_gguf):
     ],
 )
 def test_names_parameters_as_hugging_face_does(stored, expected):
-    assert parameter_name(stored) == expected
+    assert parameter_name(stored, FAMILIES["llama"]) == expected
 
 
 @pytest.mark.slow

@@ -81,6 +81,7 @@ def test_fetches_bin_files_only_without_safetensors(
     hub.download("org/model")
     assert ["pytorch_model.bin" in patterns for patterns in asked] == [False, True]
     assert all("config.json" in patterns and "*.py" not in patterns for patterns in asked)
+    assert all({"modules.json", "[0-9]_*/*"} <= set(patterns) for patterns in asked)
     asked.clear()
     (tmp_path / "model-00001-of-00002.safetensors").touch()
     hub.download("org/model", trust_remote_code=True)
