@@ -1,4 +1,4 @@
-"""Bind a decoder graph's weights to a checkpoint, each read only when it is written."""
+"""Bind a graph's weights to a checkpoint, each read only when it is written."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 _LISTED = 12  # names of one sort that an error spells out before it only counts
 
 
-def bind(
-    model: ir.Model, skeleton: Skeleton, checkpoint: Checkpoint, ignored: tuple[str, ...] = ()
-) -> None:
+def bind(model: ir.Model, skeleton: Skeleton, checkpoint: Checkpoint) -> None:
     """Turn the graph's weight inputs into initializers that promise the checkpoint's tensors.
 
     A weight that is only ever transposed ([N, K] for a linear) is promised as [K, N] and the
@@ -30,7 +28,7 @@ def bind(
     inputs = {str(value.name): value for value in model.graph.inputs}
     weights = {name: value for name, value in inputs.items() if not names.is_input(name)}
     stored = _stored_names(weights, skeleton, checkpoint.tensors)
-    _require_match(weights, stored, skeleton, checkpoint, ignored)
+    _require_match(weights, stored, skeleton, checkpoint)
     for name, value in weights.items():
         model.graph.inputs.remove(value)
         value.name = stored[name]
@@ -55,16 +53,13 @@ def _require_match(
     stored: Mapping[str, str],
     skeleton: Skeleton,
     checkpoint: Checkpoint,
-    ignored: tuple[str, ...],
 ) -> None:
     tensors = checkpoint.tensors
-    known = {*skeleton.shapes, *skeleton.aliases, *stored.values()}
+    known = {*skeleton.named_shapes, *stored.values()}
     expected = {stored[name]: _fixed_shape(value) for name, value in weights.items()}
     wrong = {
         "missing": sorted(name for name in expected if name not in tensors),
-        "surplus": sorted(
-            name for name in tensors if name not in known | _ending(tensors, ignored)
-        ),
+        "surplus": sorted(name for name in tensors if name not in known),
         "misshapen": sorted(
             f"{name} is {list(tensors[name].shape)}, config.json makes it {list(shape)}"
             for name, shape in expected.items()
@@ -84,10 +79,6 @@ def _require_match(
 def _fixed_shape(weight: ir.Value) -> tuple[int, ...]:
     assert weight.shape is not None, f"trace left the weight {weight.name} without a shape"
     return tuple(weight.shape.numpy())
-
-
-def _ending(tensors: Iterable[str], endings: tuple[str, ...]) -> set[str]:
-    return {name for name in tensors if name.endswith(endings)}
 
 
 def _listed(found: list[str]) -> str:

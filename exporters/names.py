@@ -1,13 +1,15 @@
-"""Name a decoder's inputs, outputs and axes as the ecosystem does."""
+"""Name a model's inputs, outputs and axes as the ecosystem does."""
 
 from __future__ import annotations
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 POSITION_IDS = "position_ids"
-TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, POSITION_IDS)
-"""The inputs that are alike in every decoder, in order; the caches follow them."""
+TOKEN_TYPE_IDS = "token_type_ids"
+TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, POSITION_IDS, TOKEN_TYPE_IDS)
+"""The inputs that say what the tokens are; every other input is a cache or a weight."""
 LOGITS = "logits"
+LAST_HIDDEN_STATE = "last_hidden_state"
 
 BATCH = "batch_size"
 SEQUENCE = "sequence_length"
@@ -29,16 +31,6 @@ def past_name(layer: int, slot: str) -> str:
 def present_name(layer: int, slot: str) -> str:
     """Return the output that carries a layer's cache; `slot` is "key" or "value"."""
     return PRESENT_PATTERN.format(slot=slot) % layer
-
-
-def input_names(layers: int) -> tuple[str, ...]:
-    """Return the inputs of a decoder of so many layers, in order."""
-    return (*TOKEN_INPUTS, *(past_name(i, slot) for i in range(layers) for slot in SLOTS))
-
-
-def output_names(layers: int) -> tuple[str, ...]:
-    """Return the outputs of a decoder of so many layers, in order."""
-    return (LOGITS, *(present_name(i, slot) for i in range(layers) for slot in SLOTS))
 
 
 def is_input(name: str) -> bool:

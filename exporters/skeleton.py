@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from castline.errors import CheckpointError, UnsupportedArchitectureError
+from castline.exporters.interface import Interface, interface_of, runs_remote_code
 
 # What transformers and torch raise when they build a model of values that do not fit together.
 _UNBUILDABLE = (
     KeyError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError,
     AssertionError,
 )  # fmt: skip
+_ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
@@ -24,8 +26,11 @@ _LENGTH_DEPENDENT = ("dynamic", "longrope")
 class Skeleton:
     """A model of a few real layers, and what the whole model would have been."""
 
-    model: torch.nn.Module
+    model: PreTrainedModel
     """The cut model; its parameters are untouched memory, its buffers are real."""
+
+    interface: Interface
+    """What the whole model takes and gives."""
 
     stack: str
     """Path of the ModuleList that holds the layers, such as "model.layers"."""
@@ -37,17 +42,22 @@ class Skeleton:
     """The layers of the whole model that the cut one has, in order: up to two of each kind."""
 
     shapes: dict[str, tuple[int, ...]]
-    """Shape of every parameter of the whole model, tied ones under their first name."""
+    """Shape of every parameter and persistent buffer of the whole model, tied ones once."""
 
     aliases: dict[str, str]
     """Name of a tied parameter -> name under which it is stored."""
 
     parameters: int
-    """Number of elements of the whole model, tied ones counted once."""
+    """Number of elements of the whole model's parameters, tied ones counted once."""
+
+    @property
+    def named_shapes(self) -> dict[str, tuple[int, ...]]:
+        """`shapes`, with tied parameters under each of their names."""
+        return self.shapes | {alias: self.shapes[name] for alias, name in self.aliases.items()}
 
 
 def skeleton(config: PretrainedConfig) -> Skeleton:
-    """Build the cut model of a decoder's configuration.
+    """Build the cut model of a decoder's or an encoder's configuration.
 
     Layers are compared by class, scalar attributes and parameter shapes, so kinds that only a
     module knows (dense first layers, layers without positions) are told apart like those that the
@@ -56,12 +66,16 @@ def skeleton(config: PretrainedConfig) -> Skeleton:
     CheckpointError when transformers can build no model of the configuration.
     """
     config = copy.deepcopy(config)
-    model = _built(config)
+    interface = interface_of(config)
+    _refuse_other_states(config)
+    model = _built(config, AutoModelForCausalLM if interface.cached else AutoModel)
+    if not interface.cached and hasattr(model, "pooler"):
+        model.pooler = None  # it stands on top of the hidden states
     model.eval().requires_grad_(False)
     model.tie_weights()
     _refuse_length_dependent_positions(model)
     shapes, aliases = _named_shapes(model)
-    elements = sum(torch.Size(shape).numel() for shape in shapes.values())
+    elements = sum(parameter.numel() for parameter in model.parameters())
 
     stack, layers = _layer_stack(model, config)
     kinds = _kinds(layers, getattr(config, "layer_types", None))
@@ -72,15 +86,21 @@ def skeleton(config: PretrainedConfig) -> Skeleton:
     for part in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
         _cut_config(part, len(kinds), kept)
     _allocate_untouched(model)
-    return Skeleton(model, stack, kinds, kept, shapes, aliases, elements)
+    return Skeleton(model, interface, stack, kinds, kept, shapes, aliases, elements)
 
 
-def _built(config: PretrainedConfig) -> PreTrainedModel:
+def _built(
+    config: PretrainedConfig, builder: type[AutoModel | AutoModelForCausalLM]
+) -> PreTrainedModel:
     try:
         with _parameters_without_memory():
-            # The graph is traced in float32, whatever dtype the configuration names.
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, attn_implementation="sdpa", dtype=torch.float32
+            # The graph is traced in float32, whatever dtype the configuration names, and every
+            # architecture has the eager attention; the one that is traced is chosen later.
+            model: PreTrainedModel = builder.from_config(
+                config,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                trust_remote_code=runs_remote_code(config),
             )
     except _UNBUILDABLE as error:
         raise CheckpointError(
@@ -89,6 +109,16 @@ def _built(config: PretrainedConfig) -> PreTrainedModel:
             "update transformers if the model is newer."
         ) from error
     return model
+
+
+def _refuse_other_states(config: PretrainedConfig) -> None:
+    other = set(getattr(config, "layer_types", None) or ()) - _ATTENDING
+    if other:
+        raise UnsupportedArchitectureError(
+            f"config.json: layer_types has {', '.join(sorted(map(repr, other)))}. Only layers "
+            "whose state is a cache of keys and values can be exported: "
+            f"{', '.join(sorted(_ATTENDING))}."
+        )
 
 
 def _refuse_length_dependent_positions(model: torch.nn.Module) -> None:
@@ -132,6 +162,8 @@ def _named_shapes(model: torch.nn.Module) -> tuple[dict[str, tuple[int, ...]], d
             shapes[name] = tuple(parameter.shape)
         else:
             aliases[name] = first
+    persistent = model.state_dict().keys() - shapes.keys() - aliases.keys()
+    shapes |= {name: tuple(model.get_buffer(name).shape) for name in sorted(persistent)}
     return shapes, aliases
 
 

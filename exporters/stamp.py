@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from castline.exporters import names
+from castline.exporters.interface import Interface
 from castline.exporters.skeleton import Skeleton
 from castline.exporters.template import LayerTemplate, Template, at_layer, check_same_kind, scope
 
@@ -27,10 +28,10 @@ def stamp(template: Template, skeleton: Skeleton) -> ir.Model:
     carry = writer.of(template.layers[0].carry_in)
     for layer, kind in enumerate(skeleton.kinds):
         carry = writer.copy_layer(of_kind[kind], layer, carry)
-    writer.alias(template.layers[-1].carry_out, carry)
+    writer.hand_on(template.layers[-1].carry_out, carry)
     for node in template.epilogue:
         writer.copy(node, _path(node, template.stack))
-    return writer.finish(len(skeleton.kinds))
+    return writer.finish(skeleton.interface, len(skeleton.kinds))
 
 
 def _templates_by_kind(template: Template, skeleton: Skeleton) -> dict[int, LayerTemplate]:
@@ -93,8 +94,11 @@ class _Writer:
             return self._input(value, str(value.name))
         return self._values[value]
 
-    def alias(self, old: ir.Value, new: ir.Value) -> None:
+    def hand_on(self, old: ir.Value, new: ir.Value) -> None:
+        """Let `new` stand for the last template's hidden state in all that follows the layers."""
         self._values[old] = new
+        if old in self._output_names:
+            self._name_output(new, self._output_names[old])
 
     def copy_layer(self, layer: LayerTemplate, index: int, carry: ir.Value) -> ir.Value:
         """Stamp one layer that reads `carry`, and return the hidden state that it hands on."""
@@ -113,10 +117,9 @@ class _Writer:
             stamped = self._add(node, inputs, _layer_path(node, stack, index))
             for old, new in zip(node.outputs, stamped.outputs, strict=True):
                 local[old] = new
-                if old in self._output_names:
+                if old in self._output_names and old is not layer.carry_out:
                     name = at_layer(self._output_names[old], stack, layer.index, index)
-                    self._outputs[name] = new
-                    new.name = name
+                    self._name_output(new, name)
         return local[layer.carry_out]
 
     def copy(self, node: ir.Node, path: str) -> None:
@@ -125,10 +128,9 @@ class _Writer:
         for old, new in zip(node.outputs, stamped.outputs, strict=True):
             self._values[old] = new
             if old in self._output_names:
-                self._outputs[self._output_names[old]] = new
-                new.name = self._output_names[old]
+                self._name_output(new, self._output_names[old])
 
-    def finish(self, layers: int) -> ir.Model:
+    def finish(self, interface: Interface, layers: int) -> ir.Model:
         """Return the stamped nodes as a model: tokens, caches of every layer, then the weights."""
         for value in self._source.inputs:
             if value.name in names.TOKEN_INPUTS:  # it is an input even if nothing reads it
@@ -136,16 +138,20 @@ class _Writer:
         weights = [name for name in self._inputs if not names.is_input(name)]
         used = _used(self._nodes)
         graph = ir.Graph(
-            inputs=[self._inputs[name] for name in (*names.input_names(layers), *weights)],
-            outputs=[self._outputs[name] for name in names.output_names(layers)],
+            inputs=[self._inputs[name] for name in (*interface.input_names(layers), *weights)],
+            outputs=[self._outputs[name] for name in interface.output_names(layers)],
             nodes=self._nodes,
             initializers=[value for value in self._initializers if value in used],
             opset_imports=dict(self._template.model.opset_imports),
             name="main_graph",
         )
         graph.sort()
-        _declare_shapes(graph)
+        _declare_shapes(graph, interface)
         return ir.Model(graph, ir_version=_IR_VERSION, producer_name="castline")
+
+    def _name_output(self, value: ir.Value, name: str) -> None:
+        self._outputs[name] = value
+        value.name = name
 
     def _input(self, value: ir.Value, name: str) -> ir.Value:
         if name not in self._inputs:
@@ -186,15 +192,15 @@ def _used(nodes: Iterable[ir.Node]) -> set[ir.Value]:
     return {value for node in nodes for value in node.inputs if value is not None}
 
 
-def _declare_shapes(graph: ir.Graph) -> None:
+def _declare_shapes(graph: ir.Graph, interface: Interface) -> None:
     """Give inputs and outputs the axis names that the ecosystem knows."""
     for value in (*graph.inputs, *graph.outputs):
         name = str(value.name)
-        if name in (names.INPUT_IDS, names.POSITION_IDS):
-            value.shape = ir.Shape([names.BATCH, names.SEQUENCE])
-        elif name == names.ATTENTION_MASK:
+        if name == names.ATTENTION_MASK and interface.cached:
             value.shape = ir.Shape([names.BATCH, names.TOTAL])
-        elif name == names.LOGITS and value.shape is not None:
+        elif name in names.TOKEN_INPUTS:
+            value.shape = ir.Shape([names.BATCH, names.SEQUENCE])
+        elif name == interface.output and value.shape is not None:
             value.shape = ir.Shape([names.BATCH, names.SEQUENCE, value.shape[2]])
         elif name.startswith((names.PAST_PREFIX, names.PRESENT_PREFIX)) and value.shape is not None:
             length = names.PAST if name.startswith(names.PAST_PREFIX) else names.TOTAL

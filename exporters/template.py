@@ -164,7 +164,7 @@ def _layer(
         value
         for node in nodes
         for value in node.outputs
-        if any(owner.get(user) != index for user in value.consumers())
+        if any(owner.get(user) != index for user in value.consumers()) or _ends_the_model(value)
     }
     if len(carries_in) != 1 or len(carries_out) != 1:
         raise UnsupportedArchitectureError(
@@ -181,6 +181,11 @@ def _is_made_elsewhere(
 ) -> TypeGuard[ir.Value]:
     producer = None if value is None else value.producer()
     return producer is not None and owner.get(producer) != layer
+
+
+def _ends_the_model(value: ir.Value) -> bool:
+    """Return whether a layer's value is the model's output: encoders have nothing after a layer."""
+    return value.is_graph_output() and not str(value.name).startswith(names.PRESENT_PREFIX)
 
 
 def _downstream(value: ir.Value, owner: dict[ir.Node, int]) -> set[ir.Node]:
@@ -240,7 +245,14 @@ def at_layer(name: str, stack: str, source: int, target: int) -> str:
 
 
 def _attributes(node: ir.Node) -> dict[str, object]:
-    return {name: attribute.value for name, attribute in node.attributes.items()}
+    return {name: _comparable(attribute) for name, attribute in node.attributes.items()}
+
+
+def _comparable(attribute: ir.Attr) -> object:
+    if attribute.type != ir.AttributeType.TENSOR:
+        return attribute.value
+    tensor = attribute.as_tensor()
+    return tensor.dtype, tuple(tensor.shape), tensor.tobytes()
 
 
 def _name(value: ir.Value | None) -> str:

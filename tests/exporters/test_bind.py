@@ -10,8 +10,6 @@ import pytest
 
 from castline.compiler.targets.write import write_model
 from castline.errors import CheckpointError
-from castline.exporters.bind import bind
-from castline.exporters.stamp import stamp
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -89,15 +87,6 @@ def test_a_long_list_of_names_is_cut_short(llama: Any) -> None:
     with pytest.raises(CheckpointError, match=r"40 surplus: extra\.0, .* and 28 more") as error:
         llama.graph(checkpoint=llama.checkpoint(llama.arrays() | surplus))
     assert str(error.value).count("extra.") == 12
-
-
-def test_ignores_what_the_family_derives_from_the_configuration(llama: Any) -> None:
-    frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    arrays = llama.arrays() | {frequencies: np.zeros(8, np.float32)}
-    checkpoint = llama.checkpoint(arrays)
-    model = stamp(llama.template, llama.skeleton)
-    bind(model, llama.skeleton, checkpoint, ("rotary_emb.inv_freq",))
-    assert frequencies not in model.graph.initializers
 
 
 def test_names_the_weight_that_holds_a_nan(llama: Any, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, Qwen2Config
+from transformers import AutoConfig, Lfm2Config, LlamaConfig, Qwen2Config
 
 from castline.errors import CheckpointError, UnsupportedArchitectureError
 from castline.exporters.skeleton import skeleton
@@ -96,6 +96,35 @@ def test_leaves_the_configuration_and_torch_as_they_were() -> None:
     assert torch.nn.Module.register_parameter is register
 
 
+def test_an_encoder_loses_what_stands_on_top_of_its_hidden_states(
+    sample: Callable[[str], Any],
+) -> None:
+    bert = sample("bert")
+    assert bert.model.pooler is not None
+    assert bert.skeleton.model.pooler is None
+    assert bert.skeleton.interface.output == "last_hidden_state"
+    assert bert.skeleton.shapes.keys() == {
+        name for name, _ in bert.model.named_parameters() if not name.startswith("pooler.")
+    }
+
+
+def test_buffers_that_a_checkpoint_stores_are_weights(sample: Callable[[str], Any]) -> None:
+    gemma = sample("gemma3_text")
+    derived = {name for name, _ in gemma.model.named_buffers()}
+    assert derived
+    assert derived.isdisjoint(gemma.skeleton.shapes)
+    config = AutoConfig.for_model(
+        "deepseek_v3", **SIZES, num_hidden_layers=2, first_k_dense_replace=1, n_routed_experts=8
+    )
+    stored = "model.layers.1.mlp.gate.e_score_correction_bias"
+    assert skeleton(config).shapes[stored] == (8,)
+
+
+def test_a_tied_weight_has_a_shape_under_each_name(sample: Callable[[str], Any]) -> None:
+    shapes = sample("qwen2").skeleton.named_shapes
+    assert shapes["lm_head.weight"] == shapes["model.embed_tokens.weight"] == (131, 64)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_refuses_positions_that_depend_on_the_length(kind: str) -> None:
     factors = [1.0] * 8
@@ -124,3 +153,9 @@ def test_refuses_a_model_without_a_single_stack_of_layers(
     monkeypatch.setattr(modeling_llama, "LlamaModel", TwoStacks)
     with pytest.raises(UnsupportedArchitectureError, match=r"one list of 2 layers .* found 2"):
         skeleton(LlamaConfig(**SIZES, num_hidden_layers=2))
+
+
+def test_refuses_layers_whose_state_is_no_cache() -> None:
+    config = Lfm2Config(**SIZES, num_hidden_layers=2, layer_types=["conv", "full_attention"])
+    with pytest.raises(UnsupportedArchitectureError, match=r"layer_types has 'conv'\. Only layers"):
+        skeleton(config)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from castline.exporters import names
+from castline.exporters.interface import DECODER
 from castline.exporters.stamp import stamp
 
 
@@ -33,8 +34,8 @@ def test_nodes_grow_linearly_with_the_layers(stamped: Callable[[int], ir.Model])
 def test_interface_of_every_layer_is_in_order(stamped: Callable[[int], ir.Model]) -> None:
     graph = stamped(4).graph
     inputs = tuple(str(value.name) for value in graph.inputs)
-    assert inputs[: len(names.input_names(4))] == names.input_names(4)
-    assert tuple(value.name for value in graph.outputs) == names.output_names(4)
+    assert inputs[: len(DECODER.input_names(4))] == DECODER.input_names(4)
+    assert tuple(value.name for value in graph.outputs) == DECODER.output_names(4)
 
 
 def test_every_layer_reads_its_own_weights(stamped: Callable[[int], ir.Model]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from castline.exporters import names
+from castline.exporters.interface import DECODER
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +18,11 @@ def test_inputs_are_the_interface_and_then_every_weight_of_the_kept_layers(
     traced: Any, sample: Callable[[str], Any]
 ) -> None:
     inputs = [value.name for value in traced.inputs]
-    interface = names.input_names(2)
+    interface = DECODER.input_names(2)
     assert tuple(inputs[: len(interface)]) == interface
     kept = sample("llama").skeleton.model
     assert set(inputs[len(interface) :]) == {name for name, _ in kept.named_parameters()}
-    assert tuple(value.name for value in traced.outputs) == names.output_names(2)
+    assert tuple(value.name for value in traced.outputs) == DECODER.output_names(2)
 
 
 def test_norms_rotations_and_attention_are_single_nodes(traced: Any) -> None:
@@ -43,3 +43,13 @@ def test_attention_groups_the_heads_itself(traced: Any) -> None:
 def test_no_constant_is_as_large_as_a_weight(traced: Any) -> None:
     assert all(value.const_value.size <= 64 for value in traced.initializers.values())
     assert not any(str(name).startswith("m.") for name in traced.initializers)
+
+
+def test_an_encoder_gives_its_hidden_states_and_no_cache(sample: Callable[[str], Any]) -> None:
+    bert = sample("bert")
+    graph = bert.template.model.graph
+    inputs = [str(value.name) for value in graph.inputs]
+    assert inputs[:3] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert set(inputs[3:]) == {name for name, _ in bert.skeleton.model.named_parameters()}
+    assert [value.name for value in graph.outputs] == ["last_hidden_state"]
+    assert bert.template.epilogue == ()

@@ -1,7 +1,8 @@
-"""Tiny random decoders, each traced once in a run, and a way to compare a graph with the model."""
+"""Tiny random models, each traced once in a run, and a way to compare a graph with the model."""
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -13,19 +14,20 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     LlamaConfig,
-    MistralConfig,
     PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from castline.compiler.targets.write import write_model
 from castline.exporters.bind import bind
 from castline.exporters.checkpoint import Checkpoint
+from castline.exporters.interface import interface_of
 from castline.exporters.readers.tensors import TensorSpec
 from castline.exporters.retype import retype
 from castline.exporters.skeleton import Skeleton, skeleton
@@ -59,12 +61,10 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-WINDOW = 8  # shorter than the prompt of PROMPT tokens, so that it matters
-PROMPT = 16
-SLIDING, FULL = "sliding_attention", "full_attention"
+PADDING = 5
+PROMPT = 16  # longer than the windows in architectures.yaml, so that they matter
 
-CONFIGS: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SIZES),
+VARIANTS: dict[str, PretrainedConfig] = {
     "llama, tied, biases, llama3 rope": LlamaConfig(
         **SIZES | {"tie_word_embeddings": True},
         attention_bias=True,
@@ -82,21 +82,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
         head_dim=10,
         rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
     ),
-    "mistral": MistralConfig(**SIZES, sliding_window=WINDOW),
-    "qwen2": Qwen2Config(
-        **SIZES | {"num_hidden_layers": 5, "tie_word_embeddings": True},
-        use_sliding_window=True,
-        sliding_window=WINDOW,
-        max_window_layers=2,
-    ),
-    "qwen3": Qwen3Config(
-        **SIZES | {"num_hidden_layers": 5},
-        head_dim=24,
-        use_sliding_window=True,
-        sliding_window=WINDOW,
-        layer_types=[SLIDING, FULL, FULL, SLIDING, FULL],
-    ),
 }
+ARCHITECTURES: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("architectures.yaml").read_text(encoding="utf-8")
+)
 
 
 class MemoryReader:
@@ -125,9 +114,11 @@ class MemoryReader:
 class Sample:
     """A random model, its checkpoint in memory, and what the exporter makes of it."""
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    def __init__(self, name: str, config: PretrainedConfig) -> None:
+        self.name = name
         torch.manual_seed(0)
-        self.model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        builder = AutoModelForCausalLM if interface_of(config).cached else AutoModel
+        self.model = builder.from_config(config, dtype=torch.float32).eval()
         _make_errors_visible(self.model)
 
     @property
@@ -144,7 +135,8 @@ class Sample:
 
     def arrays(self) -> dict[str, Array]:
         """Return the weights as save_pretrained would store them: tied ones once."""
-        return {name: p.detach().numpy() for name, p in self.model.named_parameters()}
+        stored = self.model.state_dict()
+        return {name: stored[name].numpy() for name in self.skeleton.shapes}
 
     def checkpoint(self, arrays: Mapping[str, Array] | None = None) -> Checkpoint:
         reader = MemoryReader(self.arrays() if arrays is None else arrays)
@@ -169,24 +161,47 @@ def _make_errors_visible(model: torch.nn.Module) -> None:
             if parameter.dim() > 1:
                 parameter.mul_(4)
             else:
-                parameter.normal_(mean=float("norm" in name), std=0.3)
+                parameter.normal_(mean=float(_is_gain(name)), std=0.3)
+
+
+def _is_gain(name: str) -> bool:
+    return name.endswith("weight")
 
 
 @pytest.fixture(scope="session")
 def sample() -> Callable[[str], Sample]:
-    """Return the sample of a name in CONFIGS; it is traced on first use only."""
+    """Return the sample of a name in ARCHITECTURES or VARIANTS; it is traced on first use only."""
     made: dict[str, Sample] = {}
 
     def of(name: str) -> Sample:
         if name not in made:
-            made[name] = Sample(CONFIGS[name])
+            made[name] = Sample(name, _config(name))
         return made[name]
 
     return of
 
 
-@pytest.fixture(params=sorted(CONFIGS))
+def _config(name: str) -> PretrainedConfig:
+    if name in VARIANTS:
+        return VARIANTS[name]
+    fields = dict(ARCHITECTURES[name])
+    return AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+
+@pytest.fixture(scope="session")
+def architectures() -> dict[str, dict[str, Any]]:
+    return ARCHITECTURES
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest, sample: Callable[[str], Sample]) -> Sample:
+    """Each architecture in turn, as architectures.yaml has it."""
+    return sample(request.param)
+
+
+@pytest.fixture(params=["llama", "mistral", "qwen2", "qwen3", *VARIANTS])
 def each_sample(request: pytest.FixtureRequest, sample: Callable[[str], Sample]) -> Sample:
+    """A few architectures and ways to configure them, for what does not depend on the family."""
     return sample(request.param)
 
 
@@ -201,6 +216,32 @@ def session() -> Callable[[Path], onnxruntime.InferenceSession]:
 
 
 Run = Callable[[dict[str, Array]], list[Array]]
+
+
+@pytest.fixture(scope="session")
+def worst_difference(differences: Any) -> Callable[[Sample, Run], float]:
+    """Return the largest of all relative differences of a sample, with and without padding."""
+
+    def measured(sample: Sample, run: Run) -> float:
+        if not sample.skeleton.interface.cached:
+            return max(_hidden_difference(sample, run, padding) for padding in (0, PADDING))
+        found = [differences(sample.model, run, padding=padding) for padding in (0, PADDING)]
+        return max(value for each in found for value in each.values())
+
+    return measured
+
+
+def _hidden_difference(sample: Sample, run: Run, padding: int) -> float:
+    """Compare the hidden states of two texts, the second with padding on its right."""
+    ids = np.random.default_rng(0).integers(3, sample.config.vocab_size, (2, PROMPT))
+    mask = np.ones_like(ids)
+    mask[1, PROMPT - padding :] = 0
+    tokens = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids % 2}
+    feed = {name: tokens[name] for name in sample.skeleton.interface.tokens}
+    with torch.inference_mode():
+        expected = sample.model(**{name: torch.from_numpy(a) for name, a in feed.items()})[0]
+    kept = mask.astype(bool)
+    return _relative(run(feed)[0][kept], expected.numpy()[kept])
 
 
 @pytest.fixture(scope="session")
@@ -224,7 +265,8 @@ def differences() -> Callable[..., dict[str, float]]:
         mask = np.ones_like(ids)
         mask[0, :padding] = 0
         positions = np.clip(mask.cumsum(1) - 1, 0, None)
-        past = _empty_cache(model.config, batch, dtype)
+        past = _empty_cache(model, batch, dtype)
+        taken = inspect.signature(model.forward).parameters
         reference_past = None
         found = {"prefill": 0.0, "decode": 0.0, "caches": 0.0}
         for step in ("prefill", "decode", "decode"):
@@ -232,7 +274,7 @@ def differences() -> Callable[..., dict[str, float]]:
             logits, *presents = run(tokens | past)
             with torch.inference_mode():
                 reference = model(
-                    **{name: torch.from_numpy(value) for name, value in tokens.items()},
+                    **{n: torch.from_numpy(value) for n, value in tokens.items() if n in taken},
                     past_key_values=reference_past,
                     use_cache=True,
                 )
@@ -252,13 +294,13 @@ def differences() -> Callable[..., dict[str, float]]:
     return measured
 
 
-def _empty_cache(config: PretrainedConfig, batch: int, dtype: Any) -> dict[str, Array]:
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    empty = np.zeros((batch, config.num_key_value_heads, 0, width), dtype)
+def _empty_cache(model: torch.nn.Module, batch: int, dtype: Any) -> dict[str, Array]:
+    with torch.inference_mode():
+        one = model(input_ids=torch.zeros((1, 1), dtype=torch.long), use_cache=True)
     return {
-        f"past_key_values.{layer}.{slot}": empty
-        for layer in range(config.num_hidden_layers)
-        for slot in ("key", "value")
+        f"past_key_values.{i}.{slot}": np.zeros((batch, like.shape[1], 0, like.shape[3]), dtype)
+        for i, layer in enumerate(one.past_key_values.layers)
+        for slot, like in (("key", layer.keys), ("value", layer.values))
     }
 
 
