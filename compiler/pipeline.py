@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,16 +26,19 @@ from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
 from castline.compiler.report.record import write_report
 from castline.compiler.targets.catalogue import target_named
+from castline.compiler.targets.context import note_context
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built
 from castline.compiler.targets.write import write_model
 from castline.errors import TargetError
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
-from castline.exporters.decoder import Decoder, decoder
+from castline.exporters.context import context_length
+from castline.exporters.export import Exported, export
 from castline.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
-    from castline.compiler.check.comparison import HeldOutText, Measured, Speeds
+    from castline.compiler.check.evaluation_text import HeldOutPassages, HeldOutText
+    from castline.compiler.check.measured import Measured, Speeds
 
 DTYPES = {
     "float32": ir.DataType.FLOAT,
@@ -73,10 +77,11 @@ def export_model(
         with progress.stage(opening_title(source)):
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
         float_type = _float_type(dtype, checkpoint)
-        exported = decoder(checkpoint, float_type, progress)
+        exported = _tried(export(checkpoint, float_type, progress), progress)
         nodes = len(exported.model.graph)
+        note_context(exported.model, context_length(checkpoint.config))
         write_model(exported.model, folder, progress)
-        notes = save_config_and_tokenizer(checkpoint, folder)
+        notes = exported.notes + save_config_and_tokenizer(checkpoint, folder)
         outcome = ExportOutcome(
             output=output,
             source=source,
@@ -128,17 +133,20 @@ def compile_model(
         if gate:
             _require_comparable(float_type)
         text = _held_out_text(checkpoint, evaluation_text, progress) if gate else None
-        exported = decoder(checkpoint, float_type, progress)
-        context = int(checkpoint.config.max_position_embeddings)
-        notes = _quantize(exported, recipe)
+        exported = _tried(export(checkpoint, float_type, progress), progress)
+        context = context_length(checkpoint.config)
+        notes = exported.notes + _quantize(exported, recipe)
         lowered = chosen.lower(exported.model, context)
         notes += lowered.notes
         if gate:
             require_memory(
                 checkpoint, _stored_bytes(exported.model), available_memory(), _COMPILE_ELSEWHERE
             )
+        note_context(exported.model, context)
         write_model(exported.model, folder, progress)
-        notes += save_companions(checkpoint, folder, shares_cache=lowered.shares_cache)
+        notes += save_companions(
+            checkpoint, folder, exported.interface, shares_cache=lowered.shares_cache
+        )
         built = chosen.build(folder, context, progress)
         measured, speeds = _proved(checkpoint, folder, text, recipe, built, threads, progress)
         size = model_bytes(folder) if built.bytes is None else built.bytes
@@ -149,6 +157,7 @@ def compile_model(
             recipe=recipe.name,
             target=target,
             language=measured.language if measured else None,
+            encoding=measured.encoding if measured else None,
             tensors=measured.tensors if measured else None,
             verdicts=measured.verdicts if measured else (),
             original_bytes=exported.parameters * _ORIGINAL_BYTES,
@@ -157,7 +166,7 @@ def compile_model(
             speed=speeds.result if speeds else None,
             bits_per_weight=8 * size / exported.parameters,
             seconds=time.perf_counter() - started,
-            notes=(*notes, *built.notes),
+            notes=(*notes, *built.notes, *(measured.notes if measured else ())),
             not_executed=built.not_executed,
         )
         write_report(folder, outcome)
@@ -188,7 +197,23 @@ def _require_comparable(float_type: ir.DataType) -> None:
         )
 
 
-def _quantize(exported: Decoder, recipe: Recipe) -> tuple[str, ...]:
+def _tried(exported: Exported, progress: Progress) -> Exported:
+    """Hold an architecture that no test covers against Hugging Face's code before going on."""
+    if exported.untried is None:
+        return exported
+    from castline.compiler.check.trial import try_out
+
+    with progress.stage("Trying the architecture with random weights"):
+        worst = try_out(exported.untried)
+    note = (
+        f"{exported.architecture} is none of the architectures that Castline's tests cover; tried "
+        f"with random weights, its graph equals Hugging Face's code to {worst:.0e} of the largest "
+        "value"
+    )
+    return replace(exported, untried=None, notes=(*exported.notes, note))
+
+
+def _quantize(exported: Exported, recipe: Recipe) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     embedding, head = recipe.embedding_scheme, recipe.head_scheme
     if embedding is not None:
@@ -201,8 +226,10 @@ def _quantize(exported: Decoder, recipe: Recipe) -> tuple[str, ...]:
     return notes
 
 
-def _held_out_text(checkpoint: Checkpoint, source: str | None, progress: Progress) -> HeldOutText:
-    from castline.compiler.check.comparison import held_out_text
+def _held_out_text(
+    checkpoint: Checkpoint, source: str | None, progress: Progress
+) -> HeldOutText | HeldOutPassages:
+    from castline.compiler.check.evaluation_text import held_out_text
 
     with progress.stage("Reading the evaluation text"):
         return held_out_text(checkpoint, source)
@@ -217,7 +244,7 @@ def _stored_bytes(model: ir.Model) -> int:
 def _proved(
     checkpoint: Checkpoint,
     folder: Path,
-    text: HeldOutText | None,
+    text: HeldOutText | HeldOutPassages | None,
     recipe: Recipe,
     built: Built,
     threads: int | None,
@@ -226,13 +253,13 @@ def _proved(
     """Return the figures, or raise GateFailedError; and the speeds, if what was built can run."""
     if text is None:
         return None, None
-    from castline.compiler.check.comparison import measure, opened_pair, timed
+    from castline.compiler.check.comparison import opened_pair
     from castline.compiler.check.gate import require
 
-    with opened_pair(checkpoint, folder, threads=threads, progress=progress) as pair:
-        measured = measure(pair, text, recipe.gate, progress)
+    with opened_pair(checkpoint, folder, text, threads=threads, progress=progress) as pair:
+        measured = pair.measure(recipe.gate, progress)
         require(measured.verdicts)
-        return measured, None if built.not_executed else timed(pair, text, progress)
+        return measured, None if built.not_executed else pair.timed(progress)
 
 
 def _origin(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:
@@ -250,7 +277,7 @@ def _facts(
     sha256: str,
     recipe: Recipe,
     float_type: ir.DataType,
-    text: HeldOutText | None,
+    text: HeldOutText | HeldOutPassages | None,
     built: Built,
 ) -> dict[str, object]:
     """Return what the manifest says; nothing in it depends on the hour or the machine's speed."""
@@ -264,7 +291,7 @@ def _facts(
         "build": built.facts,
         "libraries": _libraries(),
         "evaluation_text": None if text is None else {"source": text.source, "sha256": text.sha256},
-        "figures": {key: compared[key] for key in ("language", "tensors", "verdicts")},
+        "figures": {key: compared[key] for key in ("language", "encoding", "tensors", "verdicts")},
         "bits_per_weight": outcome.bits_per_weight,
         "not_executed": list(outcome.not_executed),
     }

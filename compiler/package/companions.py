@@ -9,28 +9,38 @@ from castline.compiler.package.genai_config import (
     stop_tokens,
     write_genai_config,
 )
+from castline.compiler.package.sentence_modules import save_sentence_modules
 from castline.compiler.targets.write import DATA, MODEL
 from castline.errors import CheckpointError
 from castline.exporters.checkpoint import Checkpoint
+from castline.exporters.interface import Interface
 
 
-def save_companions(checkpoint: Checkpoint, folder: Path, *, shares_cache: bool) -> tuple[str, ...]:
-    """Write config.json, the tokenizer and genai_config.json into `folder`; return notes.
+def save_companions(
+    checkpoint: Checkpoint, folder: Path, interface: Interface, *, shares_cache: bool
+) -> tuple[str, ...]:
+    """Write all that stands beside a model with that interface into `folder`; return notes.
 
-    `shares_cache` says that past and present of the model may be one buffer.
+    A decoder also gets genai_config.json; `shares_cache` says that its past and present may be one
+    buffer.
     """
     notes = save_config_and_tokenizer(checkpoint, folder)
+    if not interface.cached:
+        return notes
     stop = stop_tokens(generation_settings(folder, checkpoint.source), checkpoint.config)
     write_genai_config(folder, checkpoint.config, shares_cache=shares_cache, stop_tokens=stop)
     return notes
 
 
 def save_config_and_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
-    """Write config.json and the tokenizer; return a note if the checkpoint has no tokenizer.
+    """Write config.json, the tokenizer, and what makes sentence embeddings where there is such.
 
-    Raises CheckpointError when the generation settings beside the tokenizer are broken.
+    Returns a note if the checkpoint has no tokenizer. Raises CheckpointError when the generation
+    settings beside the tokenizer, or the list of sentence modules, are broken.
     """
     checkpoint.save_config(folder)
+    if checkpoint.config_file is not None:
+        save_sentence_modules(checkpoint.config_file.parent, folder)
     try:
         checkpoint.save_tokenizer(folder)
     except CheckpointError as error:

@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from castline.errors import CheckpointError
 from castline.exporters import names
+from castline.exporters.context import context_length
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 GENAI_CONFIG = "genai_config.json"
 GENERATION_CONFIG = "generation_config.json"
+_ANY_DECODER = "decoder"  # what onnxruntime-genai calls one that it knows nothing special of
+# Those of onnxruntime-genai 0.18 that are decoders, but for gpt2: to it that is a graph whose keys
+# and values are one tensor, and ours are two.
+_KNOWN_TYPES = frozenset(
+    {
+        "chatglm", "ernie4_5", "gemma", "gemma2", "gemma3_text", "granite", "internlm2", "lfm2",
+        "llama", "mistral", "nemotron", "olmo", "phi", "phi3", "phi3small", "phimoe", "qwen2",
+        "qwen3", "smollm3",
+    }
+)  # fmt: skip
 _AGAIN = "Download it again, or remove it: the tokens of config.json then end a text."
 
 
@@ -26,6 +37,7 @@ def write_genai_config(
     `stop_tokens` end a generation; `shares_cache` says that past and present may be one buffer.
     """
     heads = config.num_attention_heads
+    context = context_length(config)
     padding = config.pad_token_id
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -46,21 +58,21 @@ def write_genai_config(
         },
         "num_attention_heads": heads,
         "num_hidden_layers": config.num_hidden_layers,
-        "num_key_value_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "num_key_value_heads": _key_value_heads(config),
     }
     document = {
         "model": {
             "bos_token_id": config.bos_token_id,
             "eos_token_id": stop_tokens[0] if len(stop_tokens) == 1 else stop_tokens or None,
             "pad_token_id": next(iter(stop_tokens), None) if padding is None else padding,
-            "context_length": config.max_position_embeddings,
+            "context_length": context,
             "vocab_size": config.vocab_size,
-            "type": config.model_type,
+            "type": config.model_type if config.model_type in _KNOWN_TYPES else _ANY_DECODER,
             "decoder": decoder,
         },
         "search": {
             "do_sample": False,
-            "max_length": config.max_position_embeddings,
+            "max_length": context,
             "min_length": 0,
             "num_beams": 1,
             "num_return_sequences": 1,
@@ -74,6 +86,15 @@ def write_genai_config(
     document["model"] = {k: v for k, v in document["model"].items() if v is not None}
     text = json.dumps(document, indent=2, sort_keys=True)
     (folder / GENAI_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _key_value_heads(config: PretrainedConfig) -> int:
+    """Return how many heads a layer's cache has, also by the words of Falcon's configuration."""
+    shares_one = getattr(config, "multi_query", False)
+    if shares_one and not getattr(config, "new_decoder_architecture", False):
+        return 1
+    named = (getattr(config, name, None) for name in ("num_key_value_heads", "num_kv_heads"))
+    return int(next((heads for heads in named if heads), config.num_attention_heads))
 
 
 def stop_tokens(settings: Mapping[str, object], config: PretrainedConfig) -> list[int]:

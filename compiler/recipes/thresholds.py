@@ -8,7 +8,11 @@ from castline.compiler.recipes.section import Section
 
 
 class Thresholds(Section):
-    """The limits a result must keep, as the gate of a recipe gives them; None is no limit."""
+    """The limits a result must keep, as the gate of a recipe gives them; None is no limit.
+
+    The first four are for language models, the others for encoders; a model is judged by those of
+    its kind.
+    """
 
     perplexity_ratio: float | None = Field(
         default=None,
@@ -33,4 +37,25 @@ class Thresholds(Section):
         ge=0,
         le=1,
         description="the smallest cosine similarity of the logits, a number from 0 to 1",
+    )
+    hidden_cosine: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="the smallest mean cosine similarity of a token's vectors, "
+        "a number from 0 to 1",
+    )
+    embedding_cosine: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="the smallest mean cosine similarity of a text's mean vectors, "
+        "a number from 0 to 1",
+    )
+    similarity_correlation: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="the smallest rank correlation of the similarities between texts, "
+        "a number from 0 to 1",
     )

@@ -27,6 +27,39 @@ class LanguageFigures(Protocol):
     def tokens(self) -> int: ...
 
 
+class EncodingFigures(Protocol):
+    """Two encoders read the same held-out texts; a cosine is that of their two vectors."""
+
+    @property
+    def hidden_cosine(self) -> float:
+        """Mean over tokens."""
+        ...
+
+    @property
+    def worst_hidden_cosine(self) -> float: ...
+    @property
+    def relative_error(self) -> float:
+        """|result - original| / |original| over all vectors."""
+        ...
+
+    @property
+    def embedding_cosine(self) -> float:
+        """Mean over texts, of the means of their vectors."""
+        ...
+
+    @property
+    def worst_embedding_cosine(self) -> float: ...
+    @property
+    def similarity_correlation(self) -> float:
+        """Rank correlation of the similarities between every two texts, -1 to 1."""
+        ...
+
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def passages(self) -> int: ...
+
+
 class TensorFigure(Protocol):
     """One output of both models for the same input."""
 
@@ -65,12 +98,12 @@ class Speed(Protocol):
 
     @property
     def prefill(self) -> float:
-        """Prompt tokens per second."""
+        """Tokens per second of a prompt, or of a text that an encoder reads."""
         ...
 
     @property
-    def decode(self) -> float:
-        """New tokens per second."""
+    def decode(self) -> float | None:
+        """New tokens per second; None for an encoder."""
         ...
 
     @property

@@ -117,7 +117,7 @@ def inspect_path(path: Path) -> Inspection:
     if not graphs and not engines:
         raise OutputError(
             f"{path}: has no .onnx file and no engine ({', '.join(_ENGINES)}). Give a folder that "
-            "`castline compile` or `castline export` wrote."
+            "`castline compile` or `castline export` wrote; for a checkpoint, ask with --folds."
         )
     return Inspection(path, graphs, engines)
 

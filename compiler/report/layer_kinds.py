@@ -15,7 +15,10 @@ _PATTERNS: tuple[tuple[LayerKind, re.Pattern[str]], ...] = (
     ("attention", re.compile(r"attn|attention|[qkvo]_proj|qkv|query_key_value", re.IGNORECASE)),
     (
         "mlp",
-        re.compile(r"mlp|ffn|feed_forward|expert|moe|(gate|up|down)_proj|(^|[./])fc[12]|c_fc"),
+        re.compile(
+            r"mlp|ffn|feed_forward|expert|moe|(gate|up|down)_proj|(^|[./])fc[12]|c_fc"
+            r"|intermediate|output[./]dense"
+        ),
     ),
 )
 

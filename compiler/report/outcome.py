@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from castline.compiler.report.figures import LanguageFigures, Speed, TensorFigures, Verdict
+from castline.compiler.report.figures import (
+    EncodingFigures,
+    LanguageFigures,
+    Speed,
+    TensorFigures,
+    Verdict,
+)
 from castline.compiler.report.plain import PlainValues, plain_fields
 
 
@@ -32,7 +38,9 @@ class Comparison(PlainValues):
     """How a result compares with its original."""
 
     language: LanguageFigures | None
-    """None: not measured, as for a model that is no language model."""
+    """None: not measured, or the model is an encoder."""
+    encoding: EncodingFigures | None = None
+    """None: not measured, or the model is a decoder."""
     tensors: TensorFigures | None
     verdicts: Sequence[Verdict]
     """One for each threshold of the recipe; none when the gate was off."""

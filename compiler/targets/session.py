@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from castline.compiler.targets.cache import Cache, CacheLayout, GrowingCache, SharedCache
+from castline.compiler.targets.context import noted_context
 from castline.compiler.targets.runtime import (
     Logits,
     float32_from_ortvalue,
@@ -21,6 +22,7 @@ from castline.compiler.targets.runtime import (
 )
 from castline.compiler.targets.sampling import Sampling, next_token
 from castline.errors import TargetError
+from castline.exporters.names import LAST_HIDDEN_STATE
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -84,7 +86,7 @@ class DecoderSession:
             session,
             cache_layout(session, model, config.head_size),
             shared_cache=config.shared_cache,
-            context_length=config.context_length,
+            context_length=config.context_length or noted_context(session),
         )
 
     def logits(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Logits:
@@ -209,6 +211,12 @@ def cache_layout(
     """Return the layout of the cache inputs, or raise TargetError if this is not a decoder."""
     inputs = {node.name: node for node in session.get_inputs()}
     outputs = {node.name for node in session.get_outputs()}
+    if LAST_HIDDEN_STATE in outputs:
+        raise TargetError(
+            f"{model} is an encoder: it gives a vector for each token and writes no text. Read "
+            f"{LAST_HIDDEN_STATE} from ONNX Runtime, or by "
+            "castline.compiler.targets.encoder_session.EncoderSession."
+        )
     pasts = [name for name in inputs if re.fullmatch(r"past_key_values\.\d+\.(key|value)", name)]
     pairs = tuple((past, past.replace("past_key_values", "present")) for past in pasts)
     expected = ["input_ids", "attention_mask", *(() if pairs else ["past_key_values.0.key"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ import onnxruntime
 import pytest
 import safetensors.numpy
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -36,7 +39,7 @@ from castline.compiler.targets.session import DecoderSession, cache_layout
 from castline.compiler.targets.write import write_model
 from castline.exporters import trace as tracing
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
-from castline.exporters.decoder import decoder
+from castline.exporters.export import export
 from castline.exporters.skeleton import Skeleton
 
 VOCABULARY = 160
@@ -105,7 +108,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, traced_once: None) -> Callabl
             folder = tmp_path_factory.mktemp(name)
             save_checkpoint(CONFIGS[name], folder / "checkpoint")
             checkpoint = open_checkpoint(folder / "checkpoint")
-            made[name] = Tiny(checkpoint, write_model(decoder(checkpoint).model, folder))
+            made[name] = Tiny(checkpoint, write_model(export(checkpoint).model, folder))
         return made[name]
 
     return of
@@ -144,6 +147,53 @@ def save_checkpoint(config: PretrainedConfig, folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Return a tiny BERT, as one trained for masked language modelling is stored."""
+    folder = tmp_path_factory.mktemp("encoder")
+    save_encoder(folder / "checkpoint")
+    checkpoint = open_checkpoint(folder / "checkpoint")
+    return Tiny(checkpoint, write_model(export(checkpoint).model, folder))
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a file of sentences of words that the tiny encoder knows."""
+    file = tmp_path_factory.mktemp("sentences") / "text.txt"
+    words = [f"w{i * i % 151}" for i in range(1200)]
+    file.write_text(" ".join(f"{w}." if i % 9 == 0 else w for i, w in enumerate(words)))
+    return str(file)
+
+
+def save_encoder(folder: Path) -> None:
+    """Write a BERT with the head of a masked language model, and sentence-transformers' files."""
+    sizes = {name: size for name, size in SIZES.items() if not name.endswith("_token_id")}
+    config = BertConfig(**sizes | {"max_position_embeddings": 64, "tie_word_embeddings": True})
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        gain = float("LayerNorm.weight" in name)
+        parameter.data = gain + torch.randn(parameter.shape) * parameter.shape[-1] ** -0.5
+    model.save_pretrained(folder)
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", ".")
+    words = [*special, *(f"w{i}" for i in range(VOCABULARY - len(special)))]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]"
+    ).save_pretrained(folder)
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Normalize"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from castline.compiler.pipeline import compile_model, export_model
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.report.outcome import CompileOutcome
 from castline.compiler.report.record import read_report
+from castline.compiler.targets.encoder_session import EncoderSession
 from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.session import DecoderSession
 from castline.compiler.targets.target import Built
@@ -333,3 +334,16 @@ def test_too_little_memory_is_said_with_what_to_do(
     with pytest.raises(TargetError, match="Use --no-gate to compile here"):
         compiled(source, tmp_path / "out", gate=True, evaluation_text=evaluation_text)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_becomes_a_checked_folder(encoder: Any, sentences: str, tmp_path: Path) -> None:
+    outcome = compile_model(
+        encoder.checkpoint.source, tmp_path / "out", recipe=load_recipe("w8a16-rtn"),
+        target="onnxruntime", evaluation_text=sentences, threads=1,
+    )  # fmt: skip
+    assert outcome.encoding is not None
+    assert [verdict.passed for verdict in outcome.verdicts] == [True, True, True]
+    assert outcome.notes[0].startswith("left out, as they stand on top of the model: cls.")
+    assert {"1_Pooling", "modules.json"} < {path.name for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(TargetError, match="65 tokens given, but the model reads 64"):
+        EncoderSession.open(tmp_path / "out", threads=1).hidden(np.ones((1, 65), np.int64))

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from castline.compiler import recheck
+from castline.compiler.pipeline import compile_model
 from castline.compiler.recheck import check_output
+from castline.compiler.recipes.load import load_recipe
 from castline.compiler.report.outcome import CompileOutcome
 from castline.errors import CheckpointError, TargetError
+
+ENCODER_LIMITS = ("gate.hidden_cosine=0.5", "gate.embedding_cosine=0.5")
 
 
 def test_checking_an_output_again_finds_the_same_figures(
@@ -101,3 +105,17 @@ def test_too_little_memory_is_said_with_what_to_do(
     monkeypatch.setattr(recheck, "available_memory", lambda: 1000)
     with pytest.raises(TargetError, match=r"available\. Run castline check where"):
         check_output(output, evaluation_text=evaluation_text)
+
+
+def test_an_encoder_is_checked_again(encoder: Any, sentences: str, tmp_path: Path) -> None:
+    outcome = compile_model(
+        encoder.checkpoint.source,
+        tmp_path / "out",
+        recipe=load_recipe("w8a16-rtn", ENCODER_LIMITS),
+        target="onnxruntime",
+        evaluation_text=sentences,
+        threads=1,
+    )
+    again = check_output(tmp_path / "out", evaluation_text=sentences, threads=1)
+    assert again.encoding == outcome.encoding
+    assert again.verdicts == outcome.verdicts

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from castline.compiler.targets.tensorrt_rtx.reading import read_graph
 from castline.errors import TargetError
+from castline.exporters.names import PAST_PREFIX
 
 
 class Range(NamedTuple):
@@ -28,6 +29,7 @@ class Range(NamedTuple):
 BATCH = Range(1, 1, 4)
 SEQUENCE = Range(1, 128, 512)
 PAST = Range(0, 256, 1024)
+_NO_PAST = Range(0, 0, 0)
 
 
 class Shapes(NamedTuple):
@@ -97,8 +99,15 @@ def model_shapes(model: Path, profile: Profile) -> tuple[dict[str, Shapes], ...]
         TargetError: an input is not a decoder's, or its fixed size contradicts the profile.
     """
     inputs = read_graph(model).graph.inputs
-    cached = any(str(value.name).startswith("past_key_values.") for value in inputs)
+    cached = _is_cached(inputs)
     return tuple(input_shapes(inputs, phase, model) for phase in phases(profile, cached=cached))
+
+
+def fitted(profile: Profile, model: Path) -> Profile:
+    """Return the profile for the saved `model`: without past tokens where it has no cache."""
+    if _is_cached(read_graph(model).graph.inputs):
+        return profile
+    return replace(profile, past=_NO_PAST)
 
 
 def input_shapes(inputs: Iterable[ir.Value], profile: Profile, model: Path) -> dict[str, Shapes]:
@@ -130,6 +139,10 @@ _ROLES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"attention_mask"), ("batch", "total")),
     (re.compile(r"past_key_values\.\d+\.(key|value)"), ("batch", "", "past", "")),
 )
+
+
+def _is_cached(inputs: Iterable[ir.Value]) -> bool:
+    return any(str(value.name).startswith(PAST_PREFIX) for value in inputs)
 
 
 def _shapes(value: ir.Value, profile: Profile) -> Shapes:

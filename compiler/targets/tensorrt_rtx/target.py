@@ -19,7 +19,8 @@ from castline.compiler.targets.tensorrt_rtx.environment import (
     require_builder,
     runnable_here,
 )
-from castline.compiler.targets.tensorrt_rtx.profile import Profile
+from castline.compiler.targets.tensorrt_rtx.profile import Profile, fitted
+from castline.compiler.targets.write import MODEL
 from castline.errors import TargetError
 from castline.progress import Progress
 
@@ -61,10 +62,10 @@ class TensorRTRTX:
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:
         """Build model.engine beside the ONNX model."""
-        profile = self.profile.clipped(context_length)
+        profile = fitted(self.profile.clipped(context_length), folder / MODEL)
         with _log_folder() as logs:
             facts = build_engine(
-                folder / "model.onnx",
+                folder / MODEL,
                 folder / ENGINE,
                 profile=profile,
                 compute_capabilities=self.compute_capabilities,
@@ -80,8 +81,9 @@ class TensorRTRTX:
         notes = (
             f"engine: weights {kept[facts.weights_kept_low_bit]}, "
             f"built in {facts.seconds:.0f} s with {facts.peak_memory_bytes / 1e9:.1f} GB",
-            f"engine: takes batch {profile.batch}, sequence {profile.sequence}, past "
-            f"{profile.past}; for compute capability {_capabilities(self.compute_capabilities)}",
+            f"engine: takes batch {profile.batch}, sequence {profile.sequence}"
+            f"{f', past {profile.past}' if profile.past.max else ''}; for compute capability "
+            f"{_capabilities(self.compute_capabilities)}",
             *facts.remarks,
         )
         return Built(

@@ -77,9 +77,9 @@ def compile_checkpoint(
     """Quantize a checkpoint, compile it for a target, and check it against the original.
 
     The result is compared with the original on held-out text: perplexity, KL divergence and how
-    often both think the same token likeliest. If it is further away than the recipe allows, the
-    command ends with exit code 3 and writes nothing. --no-gate publishes without
-    comparing.
+    often both think the same token likeliest; for an encoder, the cosines of its vectors and
+    whether the same texts are near each other. If it is further away than the recipe allows, the
+    command ends with exit code 3 and writes nothing. --no-gate publishes without comparing.
 
     **Example:** castline compile HuggingFaceTB/SmolLM2-135M-Instruct --recipe w4a16-rtn
     --target onnxruntime -o build/smollm2, then castline generate build/smollm2 "Why is ice light?"

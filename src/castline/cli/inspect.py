@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from castline.cli.failures import Failures
+from castline.cli.folds import fold_rows, show_folds
 from castline.cli.numbers import significant, size
-from castline.cli.options import AsJson, Debug
+from castline.cli.options import AsJson, Debug, Quiet, TrustRemoteCode
+from castline.cli.shown_progress import shown_progress
 from castline.errors import OutputError
 
 if TYPE_CHECKING:
@@ -28,12 +30,25 @@ MANIFEST_FACTS = ("source", "recipe", "target", "castline_version")
 
 def inspect(
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="PATH", help="An .onnx file or an output folder.", show_default=False
+            metavar="PATH",
+            help="An .onnx file or an output folder; with --folds a checkpoint: a Hugging Face "
+            "folder, a GGUF file or a hub id.",
+            show_default=False,
         ),
     ],
+    folds: Annotated[
+        bool,
+        typer.Option(
+            "--folds",
+            help="Tell where the checkpoint's graph lets a per-channel scale be folded, which is "
+            "what SmoothQuant and AWQ need, and why not elsewhere.",
+        ),
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Tell what an ONNX file or an output folder holds, without loading its weights.
@@ -42,26 +57,47 @@ def inspect(
     quantized, whether the files with the weights are there and long enough, and for a folder of
     Castline's what its manifest says. Exit code 1: unreadable, or a file with weights is missing.
 
+    With --folds: a row for every site, which is a value and the linears that read it. A scale is
+    foldable where what makes the value can be divided by it and every reader multiplied.
+
     **Example:** castline inspect build/smollm2
+
+    **Example:** castline inspect HuggingFaceTB/SmolLM2-135M-Instruct --folds
     """
     with Failures(debug=debug):
-        from castline.compiler.report.inspection import inspect_path
-
-        inspection = inspect_path(path)
-        manifest = _manifest(path)
-        if as_json:
-            document = {**inspection.to_json(), "manifest": manifest}
-            typer.echo(json.dumps(document, indent=2))
+        if folds:
+            _tell_folds(path, trust_remote_code, as_json, quiet)
         else:
-            _show(inspection, manifest)
-        problems = [
-            f"{graph.path.parent / file.name} is {file.problem}"
-            for graph in inspection.graphs
-            for file in graph.external
-            if file.problem
-        ]
-        if problems:
-            raise OutputError("\n".join(problems))
+            _tell_file(Path(path), as_json)
+
+
+def _tell_folds(source: str, trust_remote_code: bool, as_json: bool, quiet: bool) -> None:
+    with shown_progress(quiet=quiet) as progress:
+        rows = fold_rows(source, trust_remote_code, progress)
+    if as_json:
+        typer.echo(json.dumps([row.to_json() for row in rows], indent=2))
+    else:
+        show_folds(rows)
+
+
+def _tell_file(path: Path, as_json: bool) -> None:
+    from castline.compiler.report.inspection import inspect_path
+
+    inspection = inspect_path(path)
+    manifest = _manifest(path)
+    if as_json:
+        document = {**inspection.to_json(), "manifest": manifest}
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        _show(inspection, manifest)
+    problems = [
+        f"{graph.path.parent / file.name} is {file.problem}"
+        for graph in inspection.graphs
+        for file in graph.external
+        if file.problem
+    ]
+    if problems:
+        raise OutputError("\n".join(problems))
 
 
 def _manifest(path: Path) -> Mapping[str, object] | None:

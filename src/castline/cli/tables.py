@@ -9,7 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from castline.cli.numbers import duration, percentage, significant, size
-from castline.compiler.report.figures import LanguageFigures, Speed, TensorFigures, Verdict
+from castline.compiler.report.figures import (
+    EncodingFigures,
+    LanguageFigures,
+    Speed,
+    TensorFigures,
+    Verdict,
+)
 from castline.compiler.report.outcome import CheckOutcome, CompileOutcome, ExportOutcome
 
 ABSENT = "-"
@@ -22,6 +28,7 @@ def show_compiled(outcome: CompileOutcome) -> None:
     console.print(Text(heading, style="bold"))
     table = _comparison()
     _add_language(table, outcome.language)
+    _add_encoding(table, outcome.encoding)
     _add_tensors(table, outcome.tensors)
     table.add_row("size (original in float32)", size(outcome.original_bytes), size(outcome.bytes))
     table.add_row("bits per weight", "", significant(outcome.bits_per_weight))
@@ -38,6 +45,7 @@ def show_checked(outcome: CheckOutcome) -> None:
     console.print(Text(f"{outcome.output} against {outcome.against}", style="bold"))
     table = _comparison()
     _add_language(table, outcome.language)
+    _add_encoding(table, outcome.encoding)
     _add_tensors(table, outcome.tensors)
     if table.row_count:
         console.print(table)
@@ -83,6 +91,22 @@ def _add_language(table: Table, language: LanguageFigures | None) -> None:
     table.add_row("same likeliest token", "", percentage(language.top1_agreement))
 
 
+def _add_encoding(table: Table, encoding: EncodingFigures | None) -> None:
+    if encoding is None:
+        return
+    table.add_row(
+        "cosine of tokens, mean (worst)",
+        "",
+        f"{encoding.hidden_cosine:.5f} ({encoding.worst_hidden_cosine:.5f})",
+    )
+    table.add_row(
+        "cosine of texts, mean (worst)",
+        "",
+        f"{encoding.embedding_cosine:.5f} ({encoding.worst_embedding_cosine:.5f})",
+    )
+    table.add_row("same order of similarities", "", f"{encoding.similarity_correlation:.5f}")
+
+
 def _add_tensors(table: Table, tensors: TensorFigures | None) -> None:
     for figure in () if tensors is None else tensors.outputs:
         if figure.name == "logits":
@@ -92,14 +116,17 @@ def _add_tensors(table: Table, tensors: TensorFigures | None) -> None:
 def _add_speed(table: Table, original: Speed | None, result: Speed | None) -> None:
     if original is None and result is None:
         return
-    table.add_row("prefill, tokens/s", _rate(original, "prefill"), _rate(result, "prefill"))
-    table.add_row("decode, tokens/s", _rate(original, "decode"), _rate(result, "decode"))
+    pair = (original, result)
+    writes = any(speed is not None and speed.decode is not None for speed in pair)
+    reading = "prefill, tokens/s" if writes else "tokens/s"
+    table.add_row(reading, *(_rate(None if speed is None else speed.prefill) for speed in pair))
+    if writes:
+        decode = (_rate(None if speed is None else speed.decode) for speed in pair)
+        table.add_row("decode, tokens/s", *decode)
 
 
-def _rate(speed: Speed | None, phase: str) -> str:
-    if speed is None:
-        return ABSENT
-    return significant(speed.prefill if phase == "prefill" else speed.decode)
+def _rate(rate: float | None) -> str:
+    return ABSENT if rate is None else significant(rate)
 
 
 def _show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from castline.compiler.check.original import OriginalModel
-from castline.compiler.check.original_runner import OriginalRunner, empty_past
+from castline.compiler.check.original_runner import OriginalRunner, decoder_run, empty_past
 
 TOKENS = np.array([[3, 7, 1, 9, 4], [2, 2, 8, 5, 6]], dtype=np.int64)
 LAYERS, KV_HEADS, HEAD_SIZE, VOCABULARY = 2, 2, 4, 32
@@ -36,7 +36,7 @@ def run(original: OriginalModel, start: int, stop: int, past: dict) -> dict[str,
         "position_ids": np.tile(np.arange(start, stop), (2, 1)),
         **past,
     }
-    with OriginalRunner(original, feed) as runner:
+    with OriginalRunner(decoder_run(original), feed) as runner:
         assert set(runner.get_input_metadata(use_numpy_dtypes=False)) == set(feed)
         return runner.infer(feed)
 

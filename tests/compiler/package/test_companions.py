@@ -15,11 +15,12 @@ from castline.compiler.package.companions import (
     save_companions,
     save_config_and_tokenizer,
 )
+from castline.exporters.interface import DECODER, interface_of
 from castline.exporters.readers.tokenizer import FolderTokenizer
 
 
 def test_writes_all_that_runtimes_look_for(tiny: Callable[[str], Any], tmp_path: Path) -> None:
-    assert save_companions(tiny("llama").checkpoint, tmp_path, shares_cache=True) == ()
+    assert save_companions(tiny("llama").checkpoint, tmp_path, DECODER, shares_cache=True) == ()
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {
         "config.json",
@@ -43,9 +44,21 @@ def test_a_checkpoint_without_a_tokenizer_is_noted(
     (note,) = save_config_and_tokenizer(checkpoint, tmp_path)
     assert note.startswith("no tokenizer was written: ")
     assert (tmp_path / "config.json").is_file()
-    (note,) = save_companions(checkpoint, tmp_path, shares_cache=False)
+    (note,) = save_companions(checkpoint, tmp_path, DECODER, shares_cache=False)
     genai = json.loads((tmp_path / "genai_config.json").read_text())
     assert genai["model"]["eos_token_id"] == 2, "the configuration says it where nothing else does"
+
+
+def test_an_encoder_keeps_how_it_is_pooled_and_has_no_settings_to_generate(
+    encoder: Any, tmp_path: Path
+) -> None:
+    interface = interface_of(encoder.checkpoint.config)
+    assert save_companions(encoder.checkpoint, tmp_path, interface, shares_cache=False) == ()
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert names == {
+        "config.json", "tokenizer.json", "tokenizer_config.json",
+        "modules.json", "sentence_bert_config.json", "1_Pooling", "1_Pooling/config.json",
+    }  # fmt: skip
 
 
 def test_the_size_is_that_of_the_model_and_its_weights(tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
+from transformers import (
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    PretrainedConfig,
+    Qwen3Config,
+)
 
 from castline.compiler.package.genai_config import (
     generation_settings,
@@ -61,6 +70,48 @@ def test_the_head_size_of_the_configuration_comes_first(tmp_path: Path) -> None:
     config = Qwen3Config(hidden_size=64, num_attention_heads=4, head_dim=32)
     found = document(tmp_path, config, stop=[2])
     assert found["model"]["decoder"]["head_size"] == 32
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (Qwen3Config(), "qwen3"),
+        (Gemma2Config(), "gemma2"),
+        (MixtralConfig(), "decoder"),
+        (BloomConfig(), "decoder"),
+        (GPT2Config(), "decoder"),  # gpt2 is to it a graph with keys and values in one tensor
+    ],
+)
+def test_a_type_that_genai_does_not_know_is_a_decoder(
+    tmp_path: Path, config: PretrainedConfig, kind: str
+) -> None:
+    assert document(tmp_path, config, stop=[2])["model"]["type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("config", "heads"),
+    [
+        (BloomConfig(n_head=8), 8),
+        (FalconConfig(multi_query=True, hidden_size=48, num_attention_heads=6), 1),
+        (FalconConfig(multi_query=False, hidden_size=48, num_attention_heads=6), 6),
+        (
+            FalconConfig(
+                new_decoder_architecture=True, hidden_size=48, num_attention_heads=6, num_kv_heads=2
+            ),
+            2,
+        ),
+    ],
+)
+def test_the_heads_of_the_cache_are_told_in_every_familys_words(
+    tmp_path: Path, config: PretrainedConfig, heads: int
+) -> None:
+    decoder = document(tmp_path, config, stop=[2])["model"]["decoder"]
+    assert decoder["num_key_value_heads"] == heads
+
+
+def test_a_model_without_a_table_of_positions_has_a_context_too(tmp_path: Path) -> None:
+    found = document(tmp_path, BloomConfig(), stop=[2])
+    assert found["model"]["context_length"] == found["search"]["max_length"] == 2048
 
 
 @pytest.mark.parametrize("shares", [True, False])
@@ -139,15 +190,38 @@ def test_onnxruntime_genai_generates_the_same_tokens(
     write_genai_config(tmp_path, config, shares_cache=True, stop_tokens=[2])
     prompt, count = np.array([[5, 11, 99, 42, 7]], np.int64), 24
 
-    parameters = genai.GeneratorParams(loaded := genai.Model(str(tmp_path)))
+    tokens = genai_answer(genai, tmp_path, prompt, count)
+    expected = answer(tmp_path, prompt, count)
+    assert tokens[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bloom", "falcon, one key head", "mixtral"])
+def test_onnxruntime_genai_takes_families_that_it_has_no_type_for(
+    sample: Callable[[str], Any], tmp_path: Path, name: str
+) -> None:
+    genai = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    sample(name).written(tmp_path)
+    config = sample(name).config
+    write_genai_config(tmp_path, config, shares_cache=False, stop_tokens=[])
+    prompt, count = np.array([[5, 11, 99, 42, 7]], np.int64), 12
+    tokens = genai_answer(genai, tmp_path, prompt, count)  # ends at token 0 where nothing else does
+    assert len(tokens) >= 6
+    assert tokens == answer(tmp_path, prompt, count)[: len(tokens)]
+
+
+def genai_answer(genai: Any, folder: Path, prompt: np.ndarray, count: int) -> list[int]:
+    parameters = genai.GeneratorParams(loaded := genai.Model(str(folder)))
     parameters.set_search_options(max_length=prompt.size + count, do_sample=False)
     generator = genai.Generator(loaded, parameters)
     generator.append_tokens(prompt.astype(np.int32))
     while not generator.is_done():
         generator.generate_next_token()
-    tokens = generator.get_sequence(0)[prompt.size :].tolist()
+    tokens: list[int] = generator.get_sequence(0)[prompt.size :].tolist()
+    return tokens
 
-    session = DecoderSession.open(tmp_path, threads=1)
+
+def answer(folder: Path, prompt: np.ndarray, count: int) -> list[int]:
+    session = DecoderSession.open(folder, threads=1)
     expected = list(session.generate(prompt, max_new_tokens=count, stop=frozenset([2])))
     assert len(expected) >= 10, "a text long enough to tell"
-    assert tokens[: len(expected)] == expected
+    return expected

@@ -25,6 +25,9 @@ def test_without_values_nothing_is_limited() -> None:
         ("top1_agreement", math.nan),
         ("logits_cosine", 99.0),
         ("logits_cosine", -0.5),
+        ("hidden_cosine", 1.1),
+        ("embedding_cosine", -1.0),
+        ("similarity_correlation", math.nan),
     ],
 )
 def test_a_limit_that_means_nothing_is_refused_by_name(field: str, limit: float) -> None:
@@ -35,7 +38,7 @@ def test_a_limit_that_means_nothing_is_refused_by_name(field: str, limit: float)
 @pytest.mark.parametrize(
     ("field", "limit"),
     [("perplexity_ratio", 1.0), ("kl_divergence", 0.0), ("top1_agreement", 1.0),
-     ("logits_cosine", 0.0)],
+     ("logits_cosine", 0.0), ("hidden_cosine", 1.0), ("similarity_correlation", 0.0)],
 )  # fmt: skip
 def test_the_extremes_of_what_means_something_are_taken(field: str, limit: float) -> None:
     assert Thresholds(**{field: limit}).model_dump()[field] == limit

@@ -20,6 +20,12 @@ from castline.compiler.report.layer_kinds import layer_kind
         ("model.decoder.layers.0.fc1.weight", "mlp"),
         ("lm_head.weight", "head"),
         ("embed_out.weight", "head"),
+        ("embeddings.LayerNorm.weight", "norm"),
+        ("encoder.layer.0.attention.self.query.weight", "attention"),
+        ("encoder.layer.0.attention.output.dense.weight", "attention"),
+        ("encoder.layer.0.intermediate.dense.weight", "mlp"),
+        ("encoder.layer.0.output.dense.weight", "mlp"),
+        ("transformer.layer.0.ffn.lin1.weight", "mlp"),
         ("val_73", "other"),
     ],
 )

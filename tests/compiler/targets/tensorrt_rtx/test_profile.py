@@ -12,6 +12,7 @@ from castline.compiler.targets.tensorrt_rtx.profile import (
     Profile,
     Range,
     Shapes,
+    fitted,
     input_shapes,
     model_shapes,
     phases,
@@ -41,6 +42,20 @@ def test_each_input_of_a_decoder_gets_its_shapes() -> None:
         "attention_mask": Shapes((1, 1), (2, 8), (4, 24)),
         "past_key_values.11.key": Shapes((1, 3, 0, 64), (2, 3, 5, 64), (4, 3, 16, 64)),
     }
+
+
+def test_an_encoder_has_no_past(tmp_path: Path) -> None:
+    ids, mask = (
+        value("input_ids", "batch", "sequence"),
+        value("attention_mask", "batch", "sequence"),
+    )
+    node = ir.node("Add", [ids, mask])
+    graph = ir.Graph([ids, mask], node.outputs, nodes=[node], opset_imports={"": 23})
+    ir.save(ir.Model(graph, ir_version=10), tmp_path / "model.onnx")
+    profile = fitted(SMALL, tmp_path / "model.onnx")
+    assert profile == Profile(SMALL.batch, SMALL.sequence, Range(0, 0, 0))
+    (shapes,) = model_shapes(tmp_path / "model.onnx", profile)
+    assert shapes["attention_mask"] == shapes["input_ids"] == Shapes((1, 1), (2, 3), (4, 8))
 
 
 def test_prefill_is_tuned_for_an_empty_cache_and_decode_for_one_token() -> None:

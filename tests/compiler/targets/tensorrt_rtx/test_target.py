@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 
+from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.targets.target import Lowered
 from castline.compiler.targets.tensorrt_rtx import target as module
 from castline.compiler.targets.tensorrt_rtx.build import EngineFacts
-from castline.compiler.targets.tensorrt_rtx.profile import Profile
+from castline.compiler.targets.tensorrt_rtx.profile import Profile, Range
 from castline.compiler.targets.tensorrt_rtx.target import TensorRTRTX
 from castline.compiler.targets.tensorrt_rtx.weights import WeightBytes, WeightJudgement
+from castline.compiler.targets.write import write_model
 from castline.errors import OutputError, TargetError
 from castline.progress import SilentProgress
+
+CONTEXT = 64
+DECODER = """<ir_version: 10, opset_import: ["" : 23]>
+g (float[B, 2, P, 4] past) => (float[B, 2, P, 4] present) { present = Identity (past) }"""
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Path:
+    """Return a folder with a model that has a cache, for a builder that does not look at it."""
+    model = ir.from_onnx_text(DECODER)
+    model.graph.inputs[0].name = "past_key_values.0.key"
+    ir.save(model, tmp_path / "model.onnx")
+    return tmp_path
 
 
 def test_refuses_zero_points_wherever_they_are() -> None:
@@ -70,10 +88,10 @@ def facts(engine: Path) -> EngineFacts:
 
 
 def test_says_which_gpus_an_engine_is_for_where_nobody_chose(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, decoder: Path
 ) -> None:
     monkeypatch.setattr(module, "build_engine", lambda _model, engine, **_: facts(engine))
-    built = TensorRTRTX().build(tmp_path, 4096, SilentProgress())
+    built = TensorRTRTX().build(decoder, 4096, SilentProgress())
     assert built.notes[1].endswith(
         "past 0 to 1024; for compute capability 8.0, 8.6, 8.9, 12.0 and later (TensorRT-RTX's "
         "default)"
@@ -92,7 +110,7 @@ def test_says_which_gpus_an_engine_is_for_where_nobody_chose(
 )
 def test_the_build_log_stays_only_where_the_builder_refused(
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    decoder: Path,
     failure: BaseException | None,
     logged: bool,
     kept: bool,
@@ -104,18 +122,18 @@ def test_the_build_log_stays_only_where_the_builder_refused(
             raise failure
         return facts(engine)
 
-    logs = tmp_path / "logs"
+    logs = decoder / "logs"
     logs.mkdir()
     monkeypatch.setattr(module, "build_engine", build)
     monkeypatch.setattr(tempfile, "tempdir", str(logs))
     with nullcontext() if failure is None else pytest.raises(type(failure)):
-        TensorRTRTX().build(tmp_path, 512, SilentProgress())
+        TensorRTRTX().build(decoder, 512, SilentProgress())
     assert [file.name for file in logs.glob("*/*")] == ["model.engine.build.log"] * kept
     assert len(list(logs.iterdir())) == kept
 
 
 def test_tells_what_was_built_and_what_could_not_be_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, decoder: Path
 ) -> None:
     asked: dict[str, object] = {}
 
@@ -125,8 +143,8 @@ def test_tells_what_was_built_and_what_could_not_be_run(
 
     monkeypatch.setattr(module, "build_engine", build)
     monkeypatch.setattr(module, "runnable_here", lambda: "this machine has no GPU")
-    built = TensorRTRTX(compute_capabilities=("8.9",)).build(tmp_path, 512, SilentProgress())
-    assert asked["model"] == tmp_path / "model.onnx"
+    built = TensorRTRTX(compute_capabilities=("8.9",)).build(decoder, 512, SilentProgress())
+    assert asked["model"] == decoder / "model.onnx"
     assert asked["profile"] == Profile().clipped(512)
     assert asked["compute_capabilities"] == ("8.9",)
     assert built.facts["engine"] == "model.engine"
@@ -139,3 +157,33 @@ def test_tells_what_was_built_and_what_could_not_be_run(
     assert len(built.not_executed) == 1
     assert "this machine has no GPU" in built.not_executed[0]
     assert "seconds" not in built.facts, "the manifest holds no times"
+
+
+@pytest.mark.tensorrt
+def test_every_architecture_becomes_an_engine(
+    architecture: Any, record_property: Any, tmp_path: Path
+) -> None:
+    """Nothing is executed: an engine's answers need a GPU."""
+    model = architecture.graph(ir.DataType.FLOAT16)
+    QuantizeWeights(WeightScheme(4, 32, symmetric=True))(model)
+    TensorRTRTX().lower(model, CONTEXT)
+    write_model(model, tmp_path)
+    built = TensorRTRTX().build(decoder, CONTEXT, SilentProgress())
+    record_property("architecture", architecture.name)
+    record_property("engine bytes", built.bytes)
+    assert built.bytes is not None
+    assert built.bytes > 0
+
+
+def test_an_encoders_engine_has_no_past(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: dict[str, object] = {}
+
+    def build(_model: Path, engine: Path, **options: object) -> EngineFacts:
+        asked.update(options)
+        return facts(engine)
+
+    monkeypatch.setattr(module, "build_engine", build)
+    ir.save(ir.from_onnx_text(DECODER.replace("past", "input_ids")), tmp_path / "model.onnx")
+    built = TensorRTRTX().build(tmp_path, 512, SilentProgress())
+    assert asked["profile"] == replace(Profile().clipped(512), past=Range(0, 0, 0))
+    assert "sequence 1 to 512; for compute capability" in built.notes[1]
