@@ -22,6 +22,7 @@ from castline.exporters import names
 from castline.exporters.angles import repeat_angles
 from castline.exporters.attention import broadcasting_heads, use_exportable_attention
 from castline.exporters.experts import use_dense_experts
+from castline.exporters.gemm import split_gemms
 from castline.exporters.refusals import refusing
 from castline.exporters.skeleton import Skeleton
 from castline.exporters.template import ROOT
@@ -201,6 +202,7 @@ def _simplify(model: ir.Model) -> None:
     constants = common_passes.DeduplicateInitializersPass(size_limit=_NEVER)
     optimizer.optimize_ir(model)
     widen_bfloat16(model.graph)
+    split_gemms(model.graph)
     constants(model)
     common_passes.CommonSubexpressionEliminationPass()(model)
     onnx_fusions.fuse(model)
