@@ -77,6 +77,14 @@ class PromisedWeight(ir.LazyTensor):
                 ir.Tensor(self._cast(self._scaled(block, begin)), dtype=self.dtype).tofile(file)
                 begin += len(block) if block.ndim else 0
 
+    def parts(self) -> Iterator[Array]:
+        """Yield the tensor in runs [1, ...] along its first axis, of a stack one at a time."""
+        begin = 0
+        for part in self._parts():
+            for entry in range(len(part)):
+                yield self._cast(self._scaled(part[entry : entry + 1], begin))
+                begin += 1
+
     def _whole(self) -> ir.TensorProtocol:
         array = self._cast(self._scaled(self._read(), 0))
         return ir.Tensor(array, dtype=self.dtype, name=self.name)

@@ -28,7 +28,7 @@ class PromisedParts:
         def read() -> ir.TensorProtocol:
             array = self._take(part)
             assert array.shape == shape, f"{name}: computed {array.shape}, promised {shape}"
-            return ir.Tensor(_as(array, dtype), dtype=dtype, name=name)
+            return ir.Tensor(stored_as(array, dtype), dtype=dtype, name=name)
 
         tensor = ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name)
         return ir.Value(
@@ -43,7 +43,7 @@ class PromisedParts:
         return self._held.pop(part)
 
 
-def _as(array: Array, dtype: ir.DataType) -> Array:
+def stored_as(array: Array, dtype: ir.DataType) -> Array:
     """Return the array in the numpy type of `dtype`; codes of 4 bits sit in a byte each already."""
     wanted = np.dtype(dtype.numpy())
     if array.dtype == wanted:

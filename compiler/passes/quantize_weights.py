@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from castline.compiler.graph.linears import Linear, linears
+from castline.compiler.graph.stacked import routers, stacked_linears
 from castline.compiler.passes.initializers import add_initializer
 from castline.compiler.passes.promised_matrix import PromisedParts
+from castline.compiler.passes.quantize_stack import quantize_stack
 from castline.compiler.passes.replace import remove_unused
 from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.round_to_nearest import quantize
@@ -33,26 +35,37 @@ class Quantized:
     regrouped: Counter[tuple[int, int | None]] = field(default_factory=Counter)
     """(K, group used instead, None for per channel) -> number of matrices."""
 
-    def add(self, name: str, k: int, scheme: WeightScheme) -> None:
-        """Note a matrix of input dimension `k`, and its group if another was asked for."""
+    left: Counter[str] = field(default_factory=Counter)
+    """Why a matrix stays in float -> number of matrices."""
+
+    def add(self, name: str, k: int, scheme: WeightScheme, matrices: int = 1) -> None:
+        """Note a matrix of input dimension `k`, or a stack of them, and its group if it changed."""
         self.names.append(name)
         group = scheme.group_for(k)
         if group != scheme.group_size:
-            self.regrouped[k, group] += 1
+            self.regrouped[k, group] += matrices
 
     def notes(self, scheme: WeightScheme) -> tuple[str, ...]:
-        """Return a sentence for every K that the scheme's group does not divide."""
-        return tuple(
+        """Return a sentence for every K that the group does not divide, and for what is left."""
+        regrouped = tuple(
             f"group {scheme.group_size} does not divide K = {k}: "
             f"{'one scale per channel' if group is None else f'group {group}'} "
             f"used for {count} {'matrix' if count == 1 else 'matrices'}"
             for (k, group), count in sorted(self.regrouped.items(), key=lambda item: item[0][0])
         )
+        return regrouped + tuple(
+            f"{count} {'matrix stays' if count == 1 else 'matrices stay'} in float: {reason}"
+            for reason, count in self.left.items()
+        )
 
 
 @dataclass(frozen=True)
 class QuantizeWeights:
-    """Round-to-nearest quantization of the linears of the layers, or of the head."""
+    """Round-to-nearest quantization of the linears of the layers, or of the head.
+
+    The linears of experts belong to the layers. Left in float is what is small and decides much:
+    routers, and gates of a single output.
+    """
 
     scheme: WeightScheme
     head: bool = False
@@ -61,11 +74,20 @@ class QuantizeWeights:
     def __call__(self, model: ir.Model) -> Quantized:
         """Rewrite `model` in place; nothing is read before the model is written."""
         done = Quantized()
+        choosing = routers(model)
         for linear in linears(model):
             if linear.is_head != self.head:
                 continue
+            if linear.node in choosing or linear.n == 1:
+                done.left["it chooses experts" if linear.n > 1 else "it has a single output"] += 1
+                continue
             _quantize(model.graph, linear, self.scheme)
             done.add(linear.name, linear.k, self.scheme)
+        for stack in () if self.head else stacked_linears(model):
+            if stack.dequantize is None:
+                code_type = CODE_TYPES[self.scheme.bits, self.scheme.symmetric]
+                quantize_stack(model.graph, stack, self.scheme, code_type)
+                done.add(stack.name, stack.k, self.scheme, stack.experts)
         return done
 
 

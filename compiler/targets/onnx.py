@@ -1,12 +1,14 @@
-"""The `onnx` target: the neutral graph as it is, in standard operators."""
+"""The `onnx` target: the neutral graph in standard operators, its experts sparse."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
+from castline.compiler.passes.dispatch_tokens import DispatchTokens
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.target import Built, Lowered
 from castline.progress import Progress
@@ -26,8 +28,14 @@ class Onnx:
         """Every dtype has a standard form."""
 
     def lower(self, model: ir.Model, context_length: int) -> Lowered:  # noqa: ARG002
-        """Leave the neutral graph as it is."""
-        return Lowered()
+        """Give experts the tokens that chose them; the rest of the neutral graph stays as it is."""
+        declined = Counter(DispatchTokens()(model).values())
+        return Lowered(
+            tuple(
+                f"{count} nodes computed by every expert: {reason}"
+                for reason, count in declined.items()
+            )
+        )
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:  # noqa: ARG002
         """Nothing is built beyond the model."""

@@ -8,22 +8,25 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from castline.compiler.passes.dispatch_tokens import DispatchTokens
 from castline.compiler.passes.gather_block_quantized import GatherBlockQuantized
 from castline.compiler.passes.group_query_attention import GroupQueryAttention
 from castline.compiler.passes.matmul_nbits import MatMulNBits
+from castline.compiler.passes.norm_before_transpose import NormBeforeTranspose
 from castline.compiler.passes.pack_projections import PackProjections
+from castline.compiler.passes.qmoe import QMoE
 from castline.compiler.passes.skip_norm import SkipNorm
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built, Lowered
 from castline.errors import TargetError
-from castline.exporters.names import PRESENT_PREFIX
+from castline.exporters.names import PAST_PREFIX, PRESENT_PREFIX
 from castline.progress import Progress
 
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """Low-bit products, attention with its cache, and residual norms are one node each."""
+    """Low-bit products and experts, attention with its cache, residual norms: one node each."""
 
     name: str = "onnxruntime"
     dtype: ir.DataType = ir.DataType.FLOAT
@@ -43,16 +46,22 @@ class OnnxRuntime:
     def lower(self, model: ir.Model, context_length: int) -> Lowered:
         """Rewrite into com.microsoft operators.
 
-        Noted are the low-bit products, the lookups and the attentions left alone, which cost speed
+        Noted are the experts, low-bit products, lookups and attentions left alone, which cost speed
         or memory. Norms and projections that are not joined are not: the first norm of a model and
         norms of heads never are, and what is not joined runs as fast as it did.
         """
         SkipNorm()(model)
         declined = {
+            # What QMoE leaves is dispatched, and then each expert's product is one of the others.
+            "multiplied expert by expert": QMoE()(model),
+            "computed by every expert": DispatchTokens()(model),
             "multiplied in float": MatMulNBits()(model),
             "looked up in float": GatherBlockQuantized()(model),
-            "kept as standard attention": GroupQueryAttention(context_length)(model),
         }
+        if _has_cache(model):  # an encoder's attention has no faster form on CPUs
+            NormBeforeTranspose()(model)
+            attentions = GroupQueryAttention(context_length)(model)
+            declined["kept as standard attention"] = attentions
         PackProjections()(model)
         notes = tuple(
             f"{count} nodes {outcome}: {reason}"
@@ -64,6 +73,10 @@ class OnnxRuntime:
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:  # noqa: ARG002
         """Nothing is built beyond the model."""
         return Built(facts={})
+
+
+def _has_cache(model: ir.Model) -> bool:
+    return any(str(value.name).startswith(PAST_PREFIX) for value in model.graph.inputs)
 
 
 def _appends_in_place(model: ir.Model) -> bool:

@@ -163,3 +163,12 @@ def test_scaling_leaves_the_first_promise_as_it_was(checkpoint: Callable[[Any], 
     tensor = PromisedWeight(checkpoint(array), NAME, ir.DataType.FLOAT, (1, 0))
     assert tensor.scaled(SCALINGS[0]).axes == tensor.axes == (1, 0)
     np.testing.assert_array_equal(tensor.numpy(), array.T)
+
+
+def test_gives_its_parts_one_entry_at_a_time(checkpoint: Callable[[Any], Any]) -> None:
+    array = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
+    tensor = PromisedWeight(checkpoint(array), NAME, ir.DataType.FLOAT, (0, 2, 1))
+    scaled = tensor.scaled(Scaling(np.array([2.0, 1.0, 0.5]).reshape(3, 1, 1)))
+    parts = list(scaled.parts())
+    assert [part.shape for part in parts] == [(1, 2, 4)] * 3
+    np.testing.assert_array_equal(np.concatenate(parts), scaled.numpy())

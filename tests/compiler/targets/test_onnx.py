@@ -1,4 +1,4 @@
-"""The onnx target leaves the neutral graph as it is."""
+"""The onnx target leaves the neutral graph as it is, but for experts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
+from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.target import Lowered
@@ -28,6 +31,38 @@ def test_the_graph_stays_as_it_is_in_standard_operators(tiny: Callable[[str], An
     assert Onnx().lower(model, 512) == Lowered()
     assert [node.op_type for node in model.graph] == before
     assert set(model.graph.opset_imports) == {""}
+
+
+@pytest.mark.parametrize("scheme", [None, WeightScheme(4, 32, False)], ids=str)
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_experts_get_the_tokens_that_chose_them_in_standard_operators(
+    mixture_decoder: Callable[..., ir.Model],
+    written: Callable[[ir.Model], Path],
+    run_steps: Callable[..., list[np.ndarray]],
+    scenarios: dict[str, Any],
+    name: str,
+    scheme: WeightScheme | None,
+) -> None:
+    dense, sparse = mixture_decoder(name), mixture_decoder(name)
+    if scheme is not None:
+        for model in (dense, sparse):
+            QuantizeWeights(scheme)(model)
+    assert Onnx().lower(sparse, 512) == Lowered()
+    assert set(sparse.graph.opset_imports) == {""}
+    stored = [v.shape for v in sparse.graph.initializers.values() if v.shape is not None]
+    assert max(len(shape) for shape in stored) == 2, "no matrices are stacked any more"
+    before, after = written(dense), written(sparse)
+    for steps in scenarios.values():
+        for found, wanted in zip(run_steps(after, steps), run_steps(before, steps), strict=True):
+            assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_experts_that_stay_dense_are_noted(mixture_decoder: Callable[..., ir.Model]) -> None:
+    model = mixture_decoder("mixtral")
+    for node in [node for node in model.graph if node.op_type == "Sigmoid"]:
+        node.op_type = "Softmax"
+    reason = "Softmax in between may mix tokens"
+    assert Onnx().lower(model, 512).notes == (f"2 nodes computed by every expert: {reason}",)
 
 
 def test_nothing_is_built_beyond_the_model(tmp_path: Path) -> None:

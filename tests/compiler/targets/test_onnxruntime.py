@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -18,12 +19,13 @@ from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.pipeline import compile_model
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.load import load_recipe
+from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.onnxruntime import OnnxRuntime
 from castline.compiler.targets.session import DecoderSession
 from castline.compiler.targets.target import Lowered
 from castline.compiler.targets.write import write_model
 from castline.errors import TargetError
-from castline.exporters.decoder import decoder
+from castline.exporters.export import export
 from castline.progress import SilentProgress
 
 Run = Callable[..., list[np.ndarray]]
@@ -44,7 +46,7 @@ def lowered(model: ir.Model, accuracy_level: int = 1) -> tuple[str, ...]:
     """Lower in place; activations stay in float32 unless another accuracy level is given."""
     notes = OnnxRuntime().lower(model, CONTEXT).notes
     for node in model.graph:
-        if node.op_type == "MatMulNBits":
+        if node.op_type in ("MatMulNBits", "QMoE"):
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", accuracy_level)
     return notes
 
@@ -110,6 +112,114 @@ def test_every_scheme_runs_in_both_forms_alike(
     assert worst(run_steps(low, steps), run_steps(neutral, steps)) <= 1e-4
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_architecture_computes_what_its_neutral_form_does(
+    architecture: Any, run_steps: Run, bits: int, record_property: Any, tmp_path: Path
+) -> None:
+    scheme = WeightScheme(bits, 32, False)
+    neutral = quantized(architecture.graph(), scheme)
+    Onnx().lower(neutral, CONTEXT)
+    low = quantized(architecture.graph(), scheme)
+    notes = lowered(low)
+    paths = (
+        write_model(low, made(tmp_path / "low")),
+        write_model(neutral, made(tmp_path / "neutral")),
+    )
+    steps = padded_steps(architecture.config.vocab_size)
+    run = run_steps if architecture.skeleton.interface.cached else run_encoder
+    error = worst(*(run(path, steps) for path in paths))
+    record_property("architecture", architecture.name)
+    record_property("weights", f"w{bits}a16")
+    record_property("worst relative error", error)
+    record_property("notes", "; ".join(notes))
+    assert error <= 1e-4
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def padded_steps(vocabulary: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return a prompt whose first row is padded on the left, and two further tokens."""
+    random = np.random.default_rng(0)
+    prompt = random.integers(3, vocabulary, (2, 12))
+    mask = np.ones_like(prompt)
+    mask[0, :5] = 0
+    further = [random.integers(3, vocabulary, (2, 1)) for _ in range(2)]
+    return [(prompt, mask), *((tokens, np.ones_like(tokens)) for tokens in further)]
+
+
+def run_encoder(path: Path, steps: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """Return the hidden states [tokens, hidden] of the first step, padding left out."""
+    ids, mask = steps[0]
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids % 2}
+    (hidden,) = session.run(None, {node.name: feed[node.name] for node in session.get_inputs()})
+    return [hidden[mask.astype(bool)]]
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_quantized_experts_are_one_node_that_computes_what_the_dense_ones_do(
+    mixture_decoder: Callable[..., ir.Model],
+    written: Callable[[ir.Model], Path],
+    run_steps: Run,
+    scenarios: dict[str, Any],
+    name: str,
+) -> None:
+    neutral = written(quantized(mixture_decoder(name), INT4))
+    model = quantized(mixture_decoder(name), INT4)
+    assert lowered(model) == ()
+    operators = [node.op_type for node in model.graph]
+    assert operators.count("QMoE") == 2
+    low = written(model)
+    errors = {
+        scenario: worst(run_steps(low, steps), run_steps(neutral, steps))
+        for scenario, steps in scenarios.items()
+    }
+    assert max(errors.values()) <= 1e-4, errors
+
+
+def test_experts_that_have_no_such_node_are_multiplied_one_by_one(
+    mixture_decoder: Callable[..., ir.Model],
+    written: Callable[[ir.Model], Path],
+    run_steps: Run,
+    scenarios: dict[str, Any],
+) -> None:
+    def with_another_gate() -> ir.Model:
+        model = quantized(mixture_decoder("mixtral"), INT4)
+        for node in [node for node in model.graph if node.op_type == "Sigmoid"]:
+            node.op_type = "HardSigmoid"
+        return model
+
+    neutral, model = written(with_another_gate()), with_another_gate()
+    reason = "its experts are not gated by SiLU alone"
+    assert lowered(model) == (f"2 nodes multiplied expert by expert: {reason}",)
+    operators = [node.op_type for node in model.graph]
+    assert operators.count("QMoE") == 0
+    # Query, key and value are one, and output, in each layer; gate with up, and down of 4 experts.
+    assert operators.count("MatMulNBits") == 2 * (2 + 2 * 4)
+    assert "DequantizeLinear" not in operators
+    steps = scenarios["left padding"]
+    assert worst(run_steps(written(model), steps), run_steps(neutral, steps)) <= 1e-4
+
+
+def test_float_experts_are_dispatched(
+    mixture_decoder: Callable[..., ir.Model],
+    written: Callable[[ir.Model], Path],
+    run_steps: Run,
+    scenarios: dict[str, Any],
+) -> None:
+    neutral, model = written(mixture_decoder("mixtral")), mixture_decoder("mixtral")
+    assert lowered(model) == ()
+    assert "QMoE" not in [node.op_type for node in model.graph]
+    low = written(model)
+    for steps in scenarios.values():
+        assert worst(run_steps(low, steps), run_steps(neutral, steps)) <= 1e-5
+
+
 def test_a_k_that_no_block_divides_is_noted_and_multiplied_in_float(
     tiny: Callable[[str], Any],
 ) -> None:
@@ -134,8 +244,8 @@ def test_a_float16_graph_computes_what_the_neutral_one_does(
 ) -> None:
     checkpoint = tiny(name).checkpoint
     half = ir.DataType.FLOAT16
-    neutral = written(quantized(decoder(checkpoint, half).model, INT4))
-    model = quantized(decoder(checkpoint, half).model, INT4)
+    neutral = written(quantized(export(checkpoint, half).model, INT4))
+    model = quantized(export(checkpoint, half).model, INT4)
     lowered(model)
     low = written(model)
     for scenario in ("decode", "left padding"):
