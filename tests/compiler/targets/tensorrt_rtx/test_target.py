@@ -168,7 +168,7 @@ def test_every_architecture_becomes_an_engine(
     QuantizeWeights(WeightScheme(4, 32, symmetric=True))(model)
     TensorRTRTX().lower(model, CONTEXT)
     write_model(model, tmp_path)
-    built = TensorRTRTX().build(decoder, CONTEXT, SilentProgress())
+    built = TensorRTRTX().build(tmp_path, CONTEXT, SilentProgress())
     record_property("architecture", architecture.name)
     record_property("engine bytes", built.bytes)
     assert built.bytes is not None
