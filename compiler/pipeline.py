@@ -27,6 +27,7 @@ from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
 from castline.compiler.report.record import write_report
 from castline.compiler.targets.catalogue import target_named
 from castline.compiler.targets.context import note_context
+from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built
 from castline.compiler.targets.write import write_model
@@ -68,8 +69,8 @@ def export_model(
     """Write a checkpoint's float graph, with its tokenizer where it has one, into `output`.
 
     `source` is a Hugging Face folder, a GGUF file or a hub id; `dtype` is "float32", "float16",
-    "bfloat16" or "checkpoint". Raises CheckpointError, UnsupportedArchitectureError or OutputError;
-    nothing is written then.
+    "bfloat16" or "checkpoint". It is the graph of the `onnx` target. Raises CheckpointError,
+    UnsupportedArchitectureError or OutputError; nothing is written then.
     """
     started = time.perf_counter()
     progress = progress or SilentProgress()
@@ -78,10 +79,12 @@ def export_model(
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
         float_type = _float_type(dtype, checkpoint)
         exported = _tried(export(checkpoint, float_type, progress), progress)
+        context = context_length(checkpoint.config)
+        lowered = Onnx().lower(exported.model, context)
         nodes = len(exported.model.graph)
-        note_context(exported.model, context_length(checkpoint.config))
+        note_context(exported.model, context)
         write_model(exported.model, folder, progress)
-        notes = exported.notes + save_config_and_tokenizer(checkpoint, folder)
+        notes = exported.notes + lowered.notes + save_config_and_tokenizer(checkpoint, folder)
         outcome = ExportOutcome(
             output=output,
             source=source,

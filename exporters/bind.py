@@ -11,6 +11,7 @@ from castline.errors import CheckpointError
 from castline.exporters import names
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.promise import PromisedWeight
+from castline.exporters.readers.tensors import named
 
 if TYPE_CHECKING:
     from castline.exporters.skeleton import Skeleton
@@ -66,7 +67,9 @@ def _require_match(
             if name in tensors and tensors[name].shape != shape
         ),
     }
-    parts = [f"{len(found)} {sort}: {_listed(found)}" for sort, found in wrong.items() if found]
+    parts = [
+        f"{len(found)} {sort}: {named(found, _LISTED)}" for sort, found in wrong.items() if found
+    ]
     if not parts:
         return
     raise CheckpointError(
@@ -79,11 +82,6 @@ def _require_match(
 def _fixed_shape(weight: ir.Value) -> tuple[int, ...]:
     assert weight.shape is not None, f"trace left the weight {weight.name} without a shape"
     return tuple(weight.shape.numpy())
-
-
-def _listed(found: list[str]) -> str:
-    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return ", ".join(found[:_LISTED]) + more
 
 
 def _promise(graph: ir.Graph, value: ir.Value, checkpoint: Checkpoint) -> None:

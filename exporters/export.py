@@ -14,6 +14,7 @@ from castline.exporters.architectures import PROVEN
 from castline.exporters.bind import bind
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.interface import Interface
+from castline.exporters.readers.tensors import named
 from castline.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -127,5 +128,4 @@ def _cut_model(parts: Template, cut: Skeleton) -> CutModel:
 def _notes(heads: tuple[str, ...]) -> tuple[str, ...]:
     if not heads:
         return ()
-    more = f" and {len(heads) - _LISTED} more" if len(heads) > _LISTED else ""
-    return (f"left out, as they stand on top of the model: {', '.join(heads[:_LISTED])}{more}",)
+    return (f"left out, as they stand on top of the model: {named(heads, _LISTED)}",)

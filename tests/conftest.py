@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -203,6 +205,19 @@ def architecture(request: pytest.FixtureRequest, sample: Callable[[str], Sample]
 def each_sample(request: pytest.FixtureRequest, sample: Callable[[str], Sample]) -> Sample:
     """A few architectures and ways to configure them, for what does not depend on the family."""
     return sample(request.param)
+
+
+@pytest.fixture(scope="session")
+def castline() -> Callable[..., str]:
+    """Run the command as a user does; return what it prints, on stderr where it is to fail."""
+
+    def run(*arguments: str | Path, code: int = 0) -> str:
+        command = [str(Path(sys.executable).with_name("castline")), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from castline.compiler.targets.encoder_session import EncoderSession
 
 pytestmark = pytest.mark.slow
 
+Castline = Callable[..., str]
+
 
 @pytest.fixture(scope="module")
 def sample_encoder() -> Path:
@@ -27,14 +28,7 @@ def sample_encoder() -> Path:
     return folder
 
 
-def castline(*arguments: str | Path, code: int = 0) -> str:
-    command = [str(Path(sys.executable).with_name("castline")), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
-
-
-def compiled(model: Path, recipe: str, output: Path) -> dict[str, Any]:
+def compiled(castline: Castline, model: Path, recipe: str, output: Path) -> dict[str, Any]:
     report = castline("compile", model, "-r", recipe, "-t", "onnxruntime", "-o", output, "--json")
     document: dict[str, Any] = json.loads(report)
     return document
@@ -56,10 +50,15 @@ def embeddings(folder: Path, *texts: str) -> np.ndarray:
     ("recipe", "cosine", "order"), [("w8a16-rtn", 0.998, 0.998), ("w4a16-rtn", 0.955, 0.975)]
 )
 def test_a_quantized_folder_still_tells_texts_apart(
-    sample_encoder: Path, tmp_path: Path, recipe: str, cosine: float, order: float
+    castline: Castline,
+    sample_encoder: Path,
+    tmp_path: Path,
+    recipe: str,
+    cosine: float,
+    order: float,
 ) -> None:
     output = tmp_path / "out"
-    report = compiled(sample_encoder, recipe, output)
+    report = compiled(castline, sample_encoder, recipe, output)
     assert report["language"] is None
     assert cosine < report["encoding"]["hidden_cosine"] < 1
     assert order < report["encoding"]["similarity_correlation"] < 1
@@ -75,7 +74,7 @@ def test_a_quantized_folder_still_tells_texts_apart(
     assert "writes no text" in castline("generate", output, "Hello", code=1)
 
 
-def test_too_few_bits_are_refused(sample_encoder: Path, tmp_path: Path) -> None:
+def test_too_few_bits_are_refused(castline: Castline, sample_encoder: Path, tmp_path: Path) -> None:
     said = castline(
         "compile",
         sample_encoder,

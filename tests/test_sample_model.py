@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
+
+Castline = Callable[..., str]
 PROMPT = "Explain in two sentences why the sky is blue."
 
 
@@ -22,22 +23,19 @@ def sample_model() -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def castline(*arguments: str | Path) -> str:
-    command = [str(Path(sys.executable).with_name("castline")), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def compiled(model: Path, recipe: str, target: str, output: Path) -> dict[str, object]:
+def compiled(
+    castline: Castline, model: Path, recipe: str, target: str, output: Path
+) -> dict[str, object]:
     report = castline("compile", model, "-r", recipe, "-t", target, "-o", output, "--json")
     document = json.loads(report)
     assert isinstance(document, dict)
     return document
 
 
-def test_an_int4_folder_writes_english(sample_model: Path, tmp_path: Path) -> None:
-    report = compiled(sample_model, "w4a16-rtn", "onnxruntime", tmp_path / "out")
+def test_an_int4_folder_writes_english(
+    castline: Castline, sample_model: Path, tmp_path: Path
+) -> None:
+    report = compiled(castline, sample_model, "w4a16-rtn", "onnxruntime", tmp_path / "out")
     language = report["language"]
     assert isinstance(language, dict)
     # Measured: 36.0 against 29.5.
@@ -51,9 +49,11 @@ def test_an_int4_folder_writes_english(sample_model: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.tensorrt
-def test_an_engine_keeps_int4_weights(sample_model: Path, tmp_path: Path) -> None:
+def test_an_engine_keeps_int4_weights(
+    castline: Castline, sample_model: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("tensorrt_rtx")
-    report = compiled(sample_model, "w4a16-rtn-sym", "tensorrt-rtx", tmp_path / "out")
+    report = compiled(castline, sample_model, "w4a16-rtn-sym", "tensorrt-rtx", tmp_path / "out")
     assert report["speed"] is None
     assert "not executed" in str(report["not_executed"])
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
 from castline.compiler.check.memory import available_memory
+from castline.compiler.check.original import positions, token_inputs
 from castline.compiler.targets.runtime import LOG_FATAL_ONLY, onnxruntime_module, runtime_errors
 from castline.errors import UnsupportedArchitectureError
 from castline.exporters import names
@@ -21,10 +21,13 @@ from castline.exporters.attention import own_attention
 from castline.exporters.export import CutModel
 
 Array: TypeAlias = NDArray[np.generic]
+Tokens: TypeAlias = NDArray[np.int64]
 Feed: TypeAlias = dict[str, Array]
 Run: TypeAlias = Callable[[Feed], Feed]
 
 TOLERANCE = 1e-4  # max |difference| / max |reference|, float32; sound exports are below 1e-5
+# What a model's own code raises, beside RuntimeError, where a cache or a mask is not to its liking.
+_OF_MODEL_CODE = (AttributeError, LookupError, TypeError, ValueError)
 _PROMPT, _PADDING, _STEPS = 16, 5, 2  # tokens, tokens, further tokens
 _BYTES = 4  # of a float32 weight
 _BESIDE = 1.5  # ONNX Runtime's own copies and the activations
@@ -91,7 +94,7 @@ def _use_own_code(model: PreTrainedModel) -> None:
 def _refused(architecture: str) -> Iterator[None]:
     try:
         yield
-    except runtime_errors() as error:
+    except runtime_errors() + _OF_MODEL_CODE as error:
         raise UnsupportedArchitectureError(
             f"{architecture} was tried with random weights, and its graph or its own code does not "
             f"run: {error}"
@@ -124,10 +127,11 @@ def _reading_error(cut: CutModel, run: Run, padding: int) -> float:
     """Return the relative error of an encoder's hidden states; padding is on the right."""
     ids, mask = _tokens(cut.model, 2, _PROMPT), np.ones((2, _PROMPT), np.int64)
     mask[0, _PROMPT - padding :] = 0
-    feed = _accepted(cut, {names.INPUT_IDS: ids, names.ATTENTION_MASK: mask})
+    tokens = {name: _tokens_of(ids, mask)[name] for name in cut.interface.tokens}
     with torch.inference_mode():
-        reference = cut.model(**_known(cut.model, feed))[0].numpy()
-    return _relative(reference, run(feed)[cut.interface.output], mask)
+        given = {name: torch.from_numpy(array) for name, array in tokens.items()}
+        reference = cut.model(**given)[0].numpy()
+    return _relative(reference, run(tokens)[cut.interface.output], mask)
 
 
 def _decoding_error(cut: CutModel, run: Run, padding: int) -> float:
@@ -139,16 +143,10 @@ def _decoding_error(cut: CutModel, run: Run, padding: int) -> float:
     worst = 0.0
     for _ in range(1 + _STEPS):
         new = ids.shape[1]
-        positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -new:]
-        feed = _accepted(
-            cut,
-            {names.INPUT_IDS: ids, names.ATTENTION_MASK: mask, names.POSITION_IDS: positions},
-        )
+        inputs = token_inputs(cut.model, torch.from_numpy(ids), torch.from_numpy(mask))
         with torch.inference_mode():
-            output = cut.model(
-                **_known(cut.model, feed), past_key_values=reference_past, use_cache=True
-            )
-        found = run(feed | past)
+            output = cut.model(**inputs, past_key_values=reference_past, use_cache=True)
+        found = run(_tokens_of(ids, mask) | past)
         error = _relative(output.logits.numpy(), found[cut.interface.output], mask[:, -new:])
         worst = _worst((worst, error))
         past = {
@@ -165,22 +163,18 @@ def _worst(errors: Iterable[float]) -> float:
     return float(np.max(list(errors)))  # keeps a nan, where Python's max may lose it
 
 
-def _tokens(model: PreTrainedModel, rows: int, length: int) -> Array:
+def _tokens(model: PreTrainedModel, rows: int, length: int) -> Tokens:
     return np.random.default_rng(length).integers(0, model.config.vocab_size, (rows, length))
 
 
-def _accepted(cut: CutModel, feed: Feed) -> Feed:
-    """Complete a feed by what the interface has, and drop what it has not."""
-    segments = {names.TOKEN_TYPE_IDS: np.zeros_like(feed[names.INPUT_IDS])}
+def _tokens_of(ids: Tokens, mask: Tokens) -> Feed:
+    """Return every input that says what the tokens [B, S] at the end of a mask [B, total] are."""
     return {
-        name: array for name, array in (feed | segments).items() if name in cut.interface.tokens
+        names.INPUT_IDS: ids,
+        names.ATTENTION_MASK: mask,
+        names.POSITION_IDS: positions(mask)[:, -ids.shape[1] :],
+        names.TOKEN_TYPE_IDS: np.zeros_like(ids),
     }
-
-
-def _known(model: PreTrainedModel, feed: Feed) -> dict[str, torch.Tensor]:
-    """Return the tokens that the model's own code takes; some have no position_ids."""
-    taken = inspect.signature(model.forward).parameters
-    return {name: torch.from_numpy(array) for name, array in feed.items() if name in taken}
 
 
 def _empty_past(graph: ir.Model) -> Feed:

@@ -57,11 +57,6 @@ class EncoderSession:
         Raises TargetError if ONNX Runtime is missing, or cannot load the file, or it is no encoder.
         """
         model = Path(path) / MODEL if Path(path).is_dir() else Path(path)
-        if not model.is_file():
-            raise TargetError(
-                f"{model} does not exist. Give the output folder of `castline compile` or "
-                "`castline export`, or its .onnx file."
-            )
         session = inference_session(model, threads, providers)
         _require_encoder(session, model)
         return cls(session, context_length=noted_context(session))

@@ -49,6 +49,11 @@ def inference_session(
     model: Path, threads: int | None, providers: Sequence[str] | None
 ) -> onnxruntime.InferenceSession:
     """Return the model loaded by ONNX Runtime, or raise TargetError with its reason."""
+    if not model.is_file():
+        raise TargetError(
+            f"{model} does not exist. Give the output folder of `castline compile` or "
+            "`castline export`, or its .onnx file."
+        )
     onnxruntime = onnxruntime_module()
     available = onnxruntime.get_available_providers()
     wanted = list(providers or [name for name in PROVIDERS if name in available])

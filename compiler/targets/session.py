@@ -76,11 +76,6 @@ class DecoderSession:
         """
         config = run_config(Path(path))
         model = Path(path) / config.file if Path(path).is_dir() else Path(path)
-        if not model.is_file():
-            raise TargetError(
-                f"{model} does not exist. Give the output folder of `castline compile` or "
-                "`castline export`, or its .onnx file."
-            )
         session = inference_session(model, threads, providers)
         return cls(
             session,

@@ -44,7 +44,7 @@ def test_names_stay_whole_outside_their_layer() -> None:
 
 
 def test_a_site_outside_the_layers_counts_once() -> None:
-    assert total([row(layers=())]) == "1 sites foldable, 0 declined"
+    assert total([row(layers=())]) == "1 site foldable, 0 declined"
 
 
 def test_inspect_follows_the_folds_of_a_checkpoint(run: Any, tmp_path: Path) -> None:

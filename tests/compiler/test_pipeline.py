@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from castline.compiler import pipeline
@@ -347,3 +349,12 @@ def test_an_encoder_becomes_a_checked_folder(encoder: Any, sentences: str, tmp_p
     assert {"1_Pooling", "modules.json"} < {path.name for path in (tmp_path / "out").iterdir()}
     with pytest.raises(TargetError, match="65 tokens given, but the model reads 64"):
         EncoderSession.open(tmp_path / "out", threads=1).hidden(np.ones((1, 65), np.int64))
+
+
+def test_an_exported_mixture_multiplies_only_what_its_tokens_chose(
+    sample: Callable[[str], Any], tmp_path: Path
+) -> None:
+    sample("mixtral").model.save_pretrained(tmp_path / "mixtral")
+    export_model(str(tmp_path / "mixtral"), tmp_path / "out")
+    stored = ir.load(tmp_path / "out" / "model.onnx").graph.initializers.values()
+    assert max(len(value.shape) for value in stored if value.shape is not None) == 2

@@ -81,4 +81,5 @@ def total(rows: Sequence[FoldRow]) -> str:
     count = Counter[bool]()
     for row in rows:
         count[row.foldable] += max(1, len(row.layers))
-    return f"{count[True]} sites foldable, {count[False]} declined"
+    sites = "site" if count[True] == 1 else "sites"
+    return f"{count[True]} {sites} foldable, {count[False]} declined"
