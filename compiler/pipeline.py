@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from dataclasses import replace
@@ -20,17 +21,20 @@ from castline.compiler.package.companions import (
 )
 from castline.compiler.package.manifest import write_manifest
 from castline.compiler.package.publish import publishing
-from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
-from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.planning import hashed, plan_beside, plan_for, require_apart
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.report.inspection import inspect_graph
 from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
+from castline.compiler.report.page import write_page
+from castline.compiler.report.quantization import plan_json
 from castline.compiler.report.record import write_report
+from castline.compiler.rewriting import quantize_graph
 from castline.compiler.targets.catalogue import target_named
 from castline.compiler.targets.context import note_context
 from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built
-from castline.compiler.targets.write import write_model
+from castline.compiler.targets.write import MODEL, write_model
 from castline.errors import TargetError
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
 from castline.exporters.context import context_length
@@ -46,6 +50,8 @@ DTYPES = {
     "float16": ir.DataType.FLOAT16,
     "bfloat16": ir.DataType.BFLOAT16,
 }
+PLAN = "plan"
+"""The folder of an output that holds the plan it was quantized by."""
 AS_STORED = "checkpoint"
 """The dtype that most weights have in the checkpoint."""
 
@@ -98,6 +104,7 @@ def export_model(
             notes=notes,
         )
         write_report(folder, outcome)
+        write_page(folder, outcome, kinds=inspect_graph(folder / MODEL).kinds)
         write_manifest(folder, _origin(outcome) | {"target": "export", "dtype": outcome.dtype})
     return outcome
 
@@ -108,6 +115,8 @@ def compile_model(
     *,
     recipe: Recipe,
     target: str,
+    plan: Path | None = None,
+    device: str = "cpu",
     dtype: str | None = None,
     evaluation_text: str | None = None,
     gate: bool = True,
@@ -119,8 +128,10 @@ def compile_model(
     """Compile a checkpoint for a target by a recipe; publish it in `output` if it is near enough.
 
     `dtype` is that of what is not quantized (None: what suits the target); `evaluation_text` is a
-    text file, folder or dataset to judge by (None: the shipped text). Raises GateFailedError when a
-    figure misses the recipe's threshold, and the other CastlineErrors; nothing is written then.
+    text file, folder or dataset to judge by (None: the shipped text). `plan` is a plan's folder;
+    without one, a recipe that takes numbers from a text has its plan made, on `device`. The plan is
+    published inside the output. Raises GateFailedError when a figure misses the recipe's threshold,
+    and the other CastlineErrors; nothing is written then.
     """
     started = time.perf_counter()
     progress = progress or SilentProgress()
@@ -137,8 +148,21 @@ def compile_model(
             _require_comparable(float_type)
         text = _held_out_text(checkpoint, evaluation_text, progress) if gate else None
         exported = _tried(export(checkpoint, float_type, progress), progress)
+        sha256 = hashed(checkpoint, progress)
+        quantization = plan_for(
+            checkpoint,
+            exported,
+            output,
+            recipe=recipe,
+            given=plan,
+            sha256=sha256,
+            device=device,
+            progress=progress,
+        )
+        if quantization is not None and text is not None:
+            require_apart(quantization, text.source, text.sha256)
         context = context_length(checkpoint.config)
-        notes = exported.notes + _quantize(exported, recipe)
+        notes = exported.notes + quantize_graph(exported.model, recipe, quantization)
         lowered = chosen.lower(exported.model, context)
         notes += lowered.notes
         if gate:
@@ -171,12 +195,19 @@ def compile_model(
             seconds=time.perf_counter() - started,
             notes=(*notes, *built.notes, *(measured.notes if measured else ())),
             not_executed=built.not_executed,
+            quantization=None if quantization is None else plan_json(quantization),
         )
         write_report(folder, outcome)
-        with progress.stage("Hashing the checkpoint", checkpoint.hashed_bytes, "B") as advance:
-            sha256 = checkpoint.sha256(advance)
+        with progress.stage("Writing the report"):
+            kinds = inspect_graph(folder / MODEL).kinds
+            facts = {"Checkpoint SHA-256": sha256}
+            write_page(folder, outcome, quantization, kinds, facts)
+        if quantization is not None:
+            shutil.copytree(plan or plan_beside(output), folder / PLAN)
         with progress.stage("Writing the manifest"):
             write_manifest(folder, _facts(outcome, sha256, recipe, float_type, text, built))
+    if plan is None and quantization is not None:
+        shutil.rmtree(plan_beside(output))
     return outcome
 
 
@@ -214,19 +245,6 @@ def _tried(exported: Exported, progress: Progress) -> Exported:
         "value"
     )
     return replace(exported, untried=None, notes=(*exported.notes, note))
-
-
-def _quantize(exported: Exported, recipe: Recipe) -> tuple[str, ...]:
-    notes: tuple[str, ...] = ()
-    embedding, head = recipe.embedding_scheme, recipe.head_scheme
-    if embedding is not None:
-        # Where the head is tied to the table and quantized alike, both read the same codes.
-        quantized = QuantizeEmbedding(embedding, with_head=head == embedding)(exported.model)
-        notes += quantized.notes(embedding)
-    for scheme, is_head in ((recipe.weights_scheme, False), (head, True)):
-        if scheme is not None:
-            notes += QuantizeWeights(scheme, head=is_head)(exported.model).notes(scheme)
-    return notes
 
 
 def _held_out_text(

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreT
 
 from castline.errors import CheckpointError, UnsupportedArchitectureError
 from castline.exporters.interface import Interface, interface_of, runs_remote_code
+from castline.exporters.layer_stack import layer_stack
 
 # What transformers and torch raise when they build a model of values that do not fit together.
 _UNBUILDABLE = (
@@ -77,7 +78,7 @@ def skeleton(config: PretrainedConfig) -> Skeleton:
     shapes, aliases = _named_shapes(model)
     elements = sum(parameter.numel() for parameter in model.parameters())
 
-    stack, layers = _layer_stack(model, config)
+    stack, layers = layer_stack(model, config)
     kinds = _kinds(layers, getattr(config, "layer_types", None))
     kept = tuple(
         i for i, kind in enumerate(kinds) if kinds[:i].count(kind) < 2
@@ -165,23 +166,6 @@ def _named_shapes(model: torch.nn.Module) -> tuple[dict[str, tuple[int, ...]], d
     persistent = model.state_dict().keys() - shapes.keys() - aliases.keys()
     shapes |= {name: tuple(model.get_buffer(name).shape) for name in sorted(persistent)}
     return shapes, aliases
-
-
-def _layer_stack(
-    model: torch.nn.Module, config: PretrainedConfig
-) -> tuple[str, torch.nn.ModuleList]:
-    depth = config.num_hidden_layers
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth
-    ]
-    if len(found) != 1:
-        raise UnsupportedArchitectureError(
-            f"{type(model).__name__}: expected one list of {depth} layers "
-            f"(config.json: num_hidden_layers), found {len(found)}."
-        )
-    return found[0]
 
 
 def _kinds(layers: torch.nn.ModuleList, layer_types: list[str] | None) -> tuple[int, ...]:

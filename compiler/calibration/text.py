@@ -1,79 +1,53 @@
-"""Cut text into token windows, and find the text: shipped, in files, or in a dataset."""
+"""Find the text that a model is calibrated on or judged by: shipped, in files, or in a dataset."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
+from castline.compiler.calibration.dataset import (
+    SYNTAX,
+    DatasetColumn,
+    Row,
+    dataset_column,
+    dataset_rows,
+    holds_rows,
+)
+from castline.compiler.calibration.encoding import decoded
 from castline.errors import RecipeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Purpose: TypeAlias = Literal["calibration", "evaluation"]
 
-SYNTAX = (
-    "Give a .txt file, a folder of .txt files, or a dataset as NAME:SPLIT:COLUMN or "
-    "NAME@CONFIG:SPLIT:COLUMN, as in Salesforce/wikitext@wikitext-2-raw-v1:test:text."
-)
-
-
-def token_windows(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, length: int, count: int
-) -> NDArray[np.int64]:
-    """Return the first `count` windows of `length` tokens of `text`, [count, length].
-
-    The windows do not overlap. Each begins with the token the tokenizer begins every text with, if
-    it has one: models trained with it predict badly without. Raises RecipeError if the text is too
-    short, or if no window would hold any of it.
-    """
-    begin = beginning(tokenizer)
-    body = length - len(begin)
-    if body < 1 or count < 1:
-        raise RecipeError(
-            f"{count} windows of {length} tokens asked for; expected at least 1 window of at least "
-            f"{len(begin) + 1} tokens."
-        )
-    encoded = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    tokens = np.array(encoded[: count * body], dtype=np.int64)
-    if tokens.size < count * body:
-        raise RecipeError(
-            f"The text is too short: {count} windows of {length} tokens need {count * body} "
-            f"tokens of text, and it has {tokens.size}. Give a longer text, fewer windows or "
-            "shorter ones."
-        )
-    starts = np.tile(np.array(begin, dtype=np.int64), (count, 1))
-    return np.concatenate([starts, tokens.reshape(count, body)], axis=1)
-
-
-def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token put before every text as a list, which is empty if there is none."""
-    tokens: list[int] = tokenizer("")["input_ids"]
-    return [token for token in tokens[:1] if token == tokenizer.bos_token_id]
+_PARAGRAPHS = re.compile(r"\n\s*\n")
 
 
 def load_text(source: str | Path | None = None, purpose: Purpose = "evaluation") -> str:
     """Return the text of `source`, or the text shipped for `purpose` if it is None.
 
-    A source is a `.txt` file, a folder (its `.txt` files in the order of their names), or a dataset
-    that the `datasets` library can load, by hub name or local folder: `NAME:SPLIT:COLUMN`, or
-    `NAME@CONFIG:SPLIT:COLUMN` if it has several configurations. Raises RecipeError otherwise.
+    A source is a text file, a folder (its `.txt` files in the order of their names), or a column of
+    a dataset that the `datasets` library can load, its rows an empty line apart: see SYNTAX. Of
+    conversations it is what is said in them. Raises RecipeError otherwise.
     """
-    if source is None:
-        return shipped_text(purpose)
-    path = Path(source)
-    if path.is_dir():
-        return text_of_folder(path)
-    if path.is_file():
-        return text_of_file(path)
-    if str(source).count(":") == 2:
-        return text_of_dataset(*str(source).split(":"))
-    raise RecipeError(f"{source}: no such file, folder or dataset. {SYNTAX}")
+    column = _column(source)
+    if column is None:
+        return _text(source, purpose)
+    return "\n\n".join(_words(row) for row in dataset_rows(column))
+
+
+def load_documents(source: str | Path | None, purpose: Purpose) -> list[Row]:
+    """Return the same text in parts: paragraphs, or rows of a dataset, that are not blank.
+
+    Rows may be conversations, each a list of messages. Raises RecipeError as load_text.
+    """
+    column = _column(source)
+    if column is None:
+        found: list[Row] = [*_PARAGRAPHS.split(_text(source, purpose))]
+    else:
+        found = list(dataset_rows(column))
+    return [one for one in found if _words(one).strip()]
 
 
 def shipped_text(purpose: Purpose) -> str:
@@ -99,38 +73,43 @@ def require_apart(calibration: str, evaluation: str) -> None:
         )
 
 
-def text_of_folder(folder: Path) -> str:
-    """Return the `.txt` files of a folder, in the order of their names, an empty line apart."""
+def _column(source: str | Path | None) -> DatasetColumn | None:
+    """Return the column that `source` names, unless a file or a folder has that name."""
+    if source is None or Path(source).exists():
+        return None
+    return dataset_column(str(source))
+
+
+def _words(row: Row) -> str:
+    """Return a row's text; of a conversation, what is said in it."""
+    return row if isinstance(row, str) else "\n\n".join(message["content"] for message in row)
+
+
+def _text(source: str | Path | None, purpose: Purpose) -> str:
+    if source is None:
+        return shipped_text(purpose)
+    path = Path(source)
+    if path.is_dir():
+        return _text_of_folder(path)
+    if path.is_file():
+        return _text_of_file(path)
+    raise RecipeError(f"{source}: no such file, folder or dataset. {SYNTAX}")
+
+
+def _text_of_folder(folder: Path) -> str:
     files = sorted(folder.glob("*.txt"))
     if not files:
         raise RecipeError(f"{folder} has no .txt file. {SYNTAX}")
-    return "\n\n".join(text_of_file(file) for file in files)
+    return "\n\n".join(_text_of_file(file) for file in files)
 
 
-def text_of_file(file: Path) -> str:
-    """Return the content of a text file in UTF-8."""
+def _text_of_file(file: Path) -> str:
+    if holds_rows(file):
+        raise RecipeError(
+            f"{file}: a file of rows, and which of their fields is the text is not said. Give it "
+            f"as {file}:COLUMN."
+        )
     try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file}: not text in UTF-8 ({error}). {SYNTAX}") from error
+        return decoded(file.read_bytes(), str(file))
     except OSError as error:
         raise RecipeError(f"{file}: cannot be read ({error.strerror}).") from error
-
-
-def text_of_dataset(name: str, split: str, column: str) -> str:
-    """Return the rows of one column of a dataset, an empty line apart."""
-    # datasets takes seconds to import, and most runs use text files.
-    from datasets import load_dataset  # noqa: PLC0415
-    from datasets.exceptions import DatasetsError  # noqa: PLC0415
-
-    path, _, config = name.partition("@")
-    where = f"Dataset {name!r}, split {split!r}"
-    try:
-        dataset = load_dataset(path, config or None, split=split)
-    except (DatasetsError, ValueError, OSError) as error:
-        raise RecipeError(f"{where} cannot be loaded: {error} {SYNTAX}") from error
-    columns = {name: str(feature.dtype) for name, feature in dataset.features.items()}
-    if columns.get(column) not in {"string", "large_string"}:
-        there = ", ".join(f"{name} ({dtype})" for name, dtype in columns.items())
-        raise RecipeError(f"{where} has no column {column!r} of text; it has {there}.")
-    return "\n\n".join(dataset[column])

@@ -69,7 +69,7 @@ class EncoderPair:
         feed = {INPUT_IDS: input_ids, ATTENTION_MASK: mask}
         if self.session.takes_segments:
             feed[TOKEN_TYPE_IDS] = np.tile(np.arange(length) * 2 // length, (2, 1))
-        compared, _ = compare_run(self.original.run, self.session.session, feed)
+        compared, *_ = compare_run(self.original.run, self.session.session, feed)
         return TensorFigures(tuple(compared))
 
     def _tokens(self, count: int) -> Tokens:

@@ -8,7 +8,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from castline.compiler.calibration.text import load_text, text_sha256, token_windows
+from castline.compiler.calibration.text import load_text, text_sha256
+from castline.compiler.calibration.windows import token_windows
 from castline.compiler.check.passages import token_passages
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.context import context_length

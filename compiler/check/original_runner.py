@@ -15,7 +15,7 @@ from polygraphy.common import TensorMetadata
 from polygraphy.datatype import DataType
 from transformers import DynamicCache
 
-from castline.compiler.check.original import OriginalModel, token_inputs
+from castline.compiler.check.original import OriginalModel
 from castline.exporters.names import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -25,6 +25,7 @@ from castline.exporters.names import (
     past_name,
     present_name,
 )
+from castline.exporters.torch_model import token_inputs
 
 Array: TypeAlias = NDArray[np.generic]
 Feed: TypeAlias = Mapping[str, Array]

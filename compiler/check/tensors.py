@@ -16,7 +16,7 @@ from polygraphy.comparator import Comparator
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
-from castline.compiler.check.original import OriginalModel, positions
+from castline.compiler.check.original import OriginalModel
 from castline.compiler.check.original_runner import (
     Feed,
     OriginalRunner,
@@ -24,22 +24,31 @@ from castline.compiler.check.original_runner import (
     decoder_run,
     empty_past,
 )
+from castline.compiler.targets.context import has_own_cache
 from castline.compiler.targets.runtime import runtime_errors
 from castline.errors import TargetError
 from castline.exporters.names import (
     ATTENTION_MASK,
     INPUT_IDS,
     POSITION_IDS,
+    PRESENT_PREFIX,
     SLOTS,
     past_name,
     present_name,
 )
+from castline.exporters.torch_model import positions
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Tokens: TypeAlias = NDArray[np.int64]
 Array: TypeAlias = NDArray[np.generic]
+
+_CACHE_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+}
 
 
 @dataclass(frozen=True)
@@ -89,16 +98,18 @@ def compare_tensors(
 ) -> TensorFigures:
     """Return the figures of every output of `session` for `tokens` [B, S].
 
-    Two runs are compared: a prefill of all tokens but the last, then a decode step of the last with
-    the original's cache as its past. The first `padding` tokens of the first row are masked as
-    padding on the left; leave it 0 for graphs that do not take padding on that side.
+    Two runs are compared: a prefill of all tokens but the last, then a decode step of the last,
+    each with the cache that it made itself. What a result caches in a way of its own, as codes or
+    scaled, is not compared. The first `padding` tokens of the first row are masked as padding on
+    the left; leave it 0 for graphs that do not take padding on that side.
     Raises TargetError if ONNX Runtime refuses a run.
     """
     mask = np.ones_like(tokens)
     mask[0, :padding] = 0
-    past = empty_past(original, batch=len(tokens))
+    own = empty_past(original, batch=len(tokens))
+    types = {node.name: node.type for node in session.get_inputs()}
+    past = {name: array.astype(_CACHE_TYPES[types[name]]) for name, array in own.items()}
     figures: list[TensorFigure] = []
-    inputs = {node.name for node in session.get_inputs()}
     for new in (slice(0, -1), slice(-1, None)):
         feed = {
             INPUT_IDS: np.ascontiguousarray(tokens[:, new]),
@@ -106,39 +117,49 @@ def compare_tensors(
             POSITION_IDS: np.ascontiguousarray(positions(mask)[:, new]),
             **past,
         }
-        if POSITION_IDS not in inputs:
+        if POSITION_IDS not in types:
             del feed[POSITION_IDS]  # ALiBi counts the mask
-        compared, outputs = compare_run(decoder_run(original), session, feed)
+        run = _with_past(decoder_run(original), own)
+        compared, expected, found = compare_run(run, session, feed)
         figures += compared
-        past = {
-            past_name(layer, slot): outputs[present_name(layer, slot)]
-            for layer in range(len(past) // len(SLOTS))
-            for slot in SLOTS
-        }
+        own, past = _next_past(own, expected), _next_past(past, found)
     return worse_of_runs(figures)
+
+
+def _with_past(run: Run, past: Feed) -> Run:
+    """Return a run that reads `past`, whatever past its feed has."""
+    return lambda feed: run({**feed, **past})
+
+
+def _next_past(past: Feed, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    layers = range(len(past) // len(SLOTS))
+    return {past_name(i, slot): outputs[present_name(i, slot)] for i in layers for slot in SLOTS}
 
 
 def compare_run(
     original: Run, session: onnxruntime.InferenceSession, feed: Feed
-) -> tuple[list[TensorFigure], Mapping[str, Array]]:
-    """Run both on one feed; return the figure of every output, and the original's outputs."""
+) -> tuple[list[TensorFigure], Mapping[str, Array], Mapping[str, Array]]:
+    """Run both on one feed; return the figure of every output, and the outputs of both."""
     runners = [OriginalRunner(original, feed), OnnxrtRunner(session, name="result")]
+    compare = figures_of_tokens(feed[ATTENTION_MASK], has_own_cache(session))
     try:
         with quiet_polygraphy():
             runs = Comparator.run(runners, data_loader=[feed])
-            accuracy = Comparator.compare_accuracy(
-                runs, compare_func=figures_of_tokens(feed[ATTENTION_MASK])
-            )
+            accuracy = Comparator.compare_accuracy(runs, compare_func=compare)
     except (PolygraphyException, *runtime_errors()) as error:
         raise TargetError(f"The result cannot be run for comparison: {error}") from error
     ((_, iterations),) = accuracy[0].items()
-    return list(iterations[0].values()), runs[0][1][0]
+    return list(iterations[0].values()), runs[0][1][0], runs[1][1][0]
 
 
 def figures_of_tokens(
     attention_mask: Array,
+    own_cache: bool = False,
 ) -> Callable[[Feed, Feed], OrderedDict[str, TensorFigure]]:
-    """Return a comparison for Polygraphy that leaves padding out, for a mask [B, total]."""
+    """Return a comparison for Polygraphy that leaves padding out, for a mask [B, total].
+
+    With `own_cache`, caches are left out, too.
+    """
     tokens = attention_mask.astype(bool)
 
     def at_tokens(array: Array) -> Array:
@@ -158,6 +179,7 @@ def figures_of_tokens(
         return OrderedDict(
             (name, tensor_figure(name, at_tokens(reference), at_tokens(result[name])))
             for name, reference in original.items()
+            if not (own_cache and name.startswith(PRESENT_PREFIX))
         )
 
     return compare

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
 from castline.compiler.check.memory import available_memory
-from castline.compiler.check.original import positions, token_inputs
 from castline.compiler.targets.runtime import LOG_FATAL_ONLY, onnxruntime_module, runtime_errors
 from castline.errors import UnsupportedArchitectureError
 from castline.exporters import names
 from castline.exporters.attention import own_attention
 from castline.exporters.export import CutModel
+from castline.exporters.torch_model import positions, token_inputs
 
 Array: TypeAlias = NDArray[np.generic]
 Tokens: TypeAlias = NDArray[np.int64]

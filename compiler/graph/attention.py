@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from castline.compiler.graph.cache_join import CacheJoin, cache_join
+
 _HEADS_FIRST = (0, 2, 1, 3)  # [batch, sequence, heads, width] -> [batch, heads, sequence, width]
 
 
@@ -20,6 +22,8 @@ class CachedAttention:
     value: ir.Value
     past: tuple[ir.Value, ir.Value]
     present: tuple[ir.Value, ir.Value]
+    scales: tuple[ir.Value, ir.Value] | None
+    """Of keys and values, [] or [1, heads, 1, width], where past and present are INT8 codes."""
     cos: ir.Value
     """[batch, sequence, width / 2], of this step's positions."""
     sin: ir.Value
@@ -57,10 +61,10 @@ def _recognize(node: ir.Node) -> CachedAttention | str:
     if mask.dtype != ir.DataType.BOOL:
         return "its mask is not boolean"
     rotary_query = _producer(query, "RotaryEmbedding")
-    key_cache, value_cache = _producer(key, "Concat"), _producer(value, "Concat")
+    key_cache, value_cache = cache_join(key), cache_join(value)
     if rotary_query is None or key_cache is None or value_cache is None:
         return "query has no rotary positions or key and value no cache"
-    rotary_key = _producer(key_cache.inputs[1], "RotaryEmbedding")
+    rotary_key = _producer(key_cache.new, "RotaryEmbedding")
     if rotary_key is None or _angles(rotary_key) != _angles(rotary_query):
         return "query and key do not share their rotary positions"
     if (
@@ -69,35 +73,32 @@ def _recognize(node: ir.Node) -> CachedAttention | str:
     ):
         return "its rotary positions are looked up, or turn a part of the width"
     heads_last = [
-        _transposed(v)
-        for v in (rotary_query.inputs[0], rotary_key.inputs[0], value_cache.inputs[1])
+        _transposed(v) for v in (rotary_query.inputs[0], rotary_key.inputs[0], value_cache.new)
     ]
     output = _merged_heads(node.outputs[0])
-    pasts = (key_cache.inputs[0], value_cache.inputs[0])
-    if None in heads_last or None in pasts or output is None:
+    if None in heads_last or output is None:
         return "heads are not split and merged in the common way"
     if node.attributes.get_int("is_causal", 0):
         return "it is causal by attribute"
-    return _attention(node, rotary_query, heads_last, (key, value), pasts, mask, output)
+    if (key_cache.scale is None) != (value_cache.scale is None):
+        return "one of its caches is quantized and the other is not"
+    return _attention(node, rotary_query, heads_last, (key_cache, value_cache), mask, output)
 
 
 def _attention(
     node: ir.Node,
     rotary: ir.Node,
     heads_last: list[ir.Value | None],
-    present: tuple[ir.Value, ir.Value],
-    past: tuple[ir.Value | None, ir.Value | None],
+    caches: tuple[CacheJoin, CacheJoin],
     mask: ir.Value,
     output: ir.Value,
 ) -> CachedAttention | str:
     query, key, value = heads_last
     cos, sin = rotary.inputs[1:3]
-    past_key, past_value = past
+    key_cache, value_cache = caches
     assert query is not None, "checked by the caller"
     assert key is not None, "checked by the caller"
     assert value is not None, "checked by the caller"
-    assert past_key is not None, "checked by the caller"
-    assert past_value is not None, "checked by the caller"
     assert cos is not None, "RotaryEmbedding has three inputs"
     assert sin is not None, "RotaryEmbedding has three inputs"
     sizes = [_static(query, 2), _static(key, 2), _static(query, 3), _static(value, 3)]
@@ -110,8 +111,9 @@ def _attention(
         query=query,
         key=key,
         value=value,
-        past=(past_key, past_value),
-        present=present,
+        past=(key_cache.past, value_cache.past),
+        present=(key_cache.present, value_cache.present),
+        scales=_scales(key_cache, value_cache),
         cos=cos,
         sin=sin,
         interleaved=bool(rotary.attributes.get_int("interleaved", 0)),
@@ -123,6 +125,10 @@ def _attention(
         softcap=node.attributes.get_float("softcap", 0.0),
         output=output,
     )
+
+
+def _scales(key: CacheJoin, value: CacheJoin) -> tuple[ir.Value, ir.Value] | None:
+    return None if key.scale is None or value.scale is None else (key.scale, value.scale)
 
 
 def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:

@@ -169,14 +169,14 @@ class _Shared:
 
 
 def _lower(graph: ir.Graph, attention: CachedAttention, shared: _Shared) -> None:
-    dtype = attention.past[0].dtype or ir.DataType.FLOAT
+    dtype = attention.cos.dtype or ir.DataType.FLOAT
     path = str(attention.node.name).rpartition("/")[0]
     flat = [
         _flat(graph, value, f"{path}/{slot}")
         for slot, value in (("q", attention.query), ("k", attention.key), ("v", attention.value))
     ]
     form = shared.form(attention.mask)
-    attributes: dict[str, int | float] = {
+    attributes: dict[str, int | float | str] = {
         "num_heads": attention.heads,
         "kv_num_heads": attention.kv_heads,
         "do_rotary": 1,
@@ -186,6 +186,8 @@ def _lower(graph: ir.Graph, attention: CachedAttention, shared: _Shared) -> None
     }
     if attention.scale is not None:
         attributes["scale"] = attention.scale
+    if attention.scales is not None:
+        attributes |= _quantization(attention.scales)
     node = ir.node(
         "GroupQueryAttention",
         [
@@ -197,6 +199,7 @@ def _lower(graph: ir.Graph, attention: CachedAttention, shared: _Shared) -> None
             shared.table("sin_cache", attention.sin, dtype),
             shared.places,
             shared.bias(attention.mask, dtype),
+            *_cache_scales(graph, attention),
         ],
         attributes,
         domain=DOMAIN,
@@ -210,6 +213,25 @@ def _lower(graph: ir.Graph, attention: CachedAttention, shared: _Shared) -> None
     for old, new in zip((attention.output, *attention.present), node.outputs, strict=True):
         take_over(old, new)
     remove_unused(graph, [n for n in (merged, *caches, mask) if n is not None])
+
+
+def _quantization(scales: tuple[ir.Value, ir.Value]) -> dict[str, int | str]:
+    kinds = ["PER_CHANNEL" if len(scale.shape or ()) else "PER_TENSOR" for scale in scales]
+    return {"kv_cache_bit_width": 8, "k_quant_type": kinds[0], "v_quant_type": kinds[1]}
+
+
+def _cache_scales(graph: ir.Graph, attention: CachedAttention) -> list[ir.Value | None]:
+    """Return the inputs from the attention's sink on: none, or the scales in float32."""
+    if attention.scales is None:
+        return []
+    inputs: list[ir.Value | None] = [None]
+    for scale in attention.scales:
+        array = ir.convenience.get_const_tensor(scale)
+        assert array is not None, "QuantizeCache stores its scales"
+        values = array.numpy().astype(np.float32)
+        name = f"{scale.name}_float32"
+        inputs.append(constant(graph, name, values if values.ndim else values.reshape(1)))
+    return inputs
 
 
 def _flat(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from castline.compiler.passes.contrib import DOMAIN, import_contrib
+from castline.compiler.passes.linear_bias import bias_after
 from castline.compiler.passes.packed_matrix import packed_matrix
 from castline.compiler.passes.replace import remove_unused, take_over
 
@@ -45,7 +46,7 @@ class MatMulNBits:
             "block_size": matrix.block,
             "accuracy_level": self.accuracy_level,
         }
-        bias, last = _bias(node, matrix.n)
+        bias, last = bias_after(node, matrix.n)
         inputs = [node.inputs[0], *matrix.values]
         if bias is not None:
             inputs += [None] * (5 - len(inputs)) + [bias]
@@ -71,13 +72,3 @@ def _dequantize(weight: ir.Value | None) -> ir.Node | None:
     group = producer.attributes.get_int("block_size", 0)
     along_k = producer.attributes.get_int("axis", 1) == (axis if group else 1 - axis)
     return producer if along_k else None
-
-
-def _bias(node: ir.Node, n: int) -> tuple[ir.Value | None, ir.Node]:
-    """Return the bias that an Add after the MatMul brings, and the node that ends the linear."""
-    users = list(node.outputs[0].consumers())
-    if len(users) == 1 and users[0].op_type == "Add" and not node.outputs[0].is_graph_output():
-        for value in users[0].inputs:
-            if value is not None and value.is_initializer() and value.shape == (n,):
-                return value, users[0]
-    return None, node

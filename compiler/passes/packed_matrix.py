@@ -32,8 +32,9 @@ class PackedMatrix:
 def packed_matrix(graph: ir.Graph, dequantize: ir.Node) -> PackedMatrix | str:
     """Return the matrix behind a DequantizeLinear, repacked, or why it cannot be.
 
-    Codes are [K, N] with groups along axis 0, or [N, K] with groups along axis 1; one scale per
-    channel of N is repeated for every block. A matrix that is asked for twice is packed once.
+    Codes are [K, N] with groups along axis 0, or [N, K] with groups along axis 1. One scale per
+    channel of N is repeated for every block, and one scale for all for every block and channel; of
+    these the axis is that of N. A matrix that is asked for twice is packed once.
     """
     codes, scales, zero_points = (*dequantize.inputs, None)[:3]
     assert codes is not None, "DequantizeLinear has codes"
@@ -79,10 +80,10 @@ def _promised(
     groups = k // block
 
     def inputs_first(value: ir.Value) -> Array:
-        """Return [K, N] or [G, N], bytes for codes; a vector of channels is repeated."""
+        """Return [K, N] or [G, N], bytes for codes; a vector or scalar is repeated."""
         assert value.const_value is not None, "codes and scales are initializers"
         array = value.const_value.numpy()
-        if array.ndim == 1:
+        if array.ndim < 2:
             return np.broadcast_to(array, (groups, n))
         return array.T if rows_are_outputs else array
 

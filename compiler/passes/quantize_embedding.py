@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from castline.compiler.passes.initializers import add_initializer
 from castline.compiler.passes.promised_matrix import PromisedParts
-from castline.compiler.passes.quantize_weights import CODE_TYPES, Quantized
+from castline.compiler.passes.quantize_weights import Quantized, code_type
 from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.round_to_nearest import quantize
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import GroupSize, WeightScheme
 from castline.exporters.names import INPUT_IDS
 
 
@@ -45,8 +45,7 @@ class QuantizeEmbedding:
         for part in parts:
             add_initializer(graph, part)
         _, width = _sizes(table)
-        group = self.scheme.group_for(width)
-        attributes = {"axis": 0} if group is None else {"axis": 1, "block_size": group}
+        attributes = _granularity(self.scheme.group_for(width))
         gather = next(node for node in users if node.op_type == "Gather")
         path = str(gather.name).rpartition("/")[0]
         node = ir.node("DequantizeLinear", parts, attributes, name=f"{path}/DequantizeLinear")
@@ -78,26 +77,39 @@ def _sizes(table: ir.Value) -> tuple[int, int]:
     return rows, width
 
 
+def _granularity(group: GroupSize) -> dict[str, int]:
+    """Return the attributes of a DequantizeLinear of codes [rows, width].
+
+    A scalar scale has no axis; it is written all the same, for it tells those who lower the table
+    or a head tied to it that the rows are what is looked up.
+    """
+    return {"axis": 1, "block_size": group} if isinstance(group, int) else {"axis": 0}
+
+
+def _scale_shape(group: GroupSize, rows: int, width: int) -> tuple[int, ...]:
+    if isinstance(group, int):
+        return rows, width // group
+    return (rows,) if group == "per-channel" else ()
+
+
 def _promised(table: ir.Value, scheme: WeightScheme, name: str) -> list[ir.Value]:
     tensor = table.const_value
     assert tensor is not None, "initializers have tensors"
     rows, width = _sizes(table)
-    group = scheme.group_for(width)
     float_type = table.dtype or ir.DataType.FLOAT
+    scale_shape = _scale_shape(scheme.group_for(width), rows, width)
 
     def compute() -> tuple[Array, ...]:
         matrix = quantize(tensor.numpy().T, scheme, float_type.numpy())
-        parts = [matrix.codes, matrix.scales]
-        parts += [] if matrix.zero_points is None else [matrix.zero_points]
-        return tuple(part.T if group or part is matrix.codes else part[0] for part in parts)
+        scales = [part for part in (matrix.scales, matrix.zero_points) if part is not None]
+        return matrix.codes.T, *(part.T.reshape(scale_shape) for part in scales)
 
     promised = PromisedParts(compute, parts=2 if scheme.symmetric else 3)
-    code_type = CODE_TYPES[scheme.bits, scheme.symmetric]
-    scale_shape = (rows,) if group is None else (rows, width // group)
+    stored = code_type(scheme)
     forms = [
-        (code_type, (rows, width), "quantized"),
+        (stored, (rows, width), "quantized"),
         (float_type, scale_shape, "scale"),
-        (code_type, scale_shape, "zero_point"),
+        (stored, scale_shape, "zero_point"),
     ]
     return [
         promised.promise(index, dtype, shape, f"{name}_{suffix}")

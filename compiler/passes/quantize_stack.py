@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 
 from castline.compiler.graph.stacked import StackedLinear
@@ -20,14 +21,15 @@ def quantize_stack(
     """Put codes [E, K, N] behind a DequantizeLinear in the place of a stack of matrices.
 
     The groups lie along K, axis 1; one scale per channel is a group of all K, since a vector of
-    scales cannot be told from expert to expert. Nothing is read before the model is written, and
-    then one expert at a time.
+    scales cannot be told from expert to expert. Per tensor means a scale for each expert, which is
+    a matrix of its own; it is repeated for every channel. Nothing is read before the model is
+    written, and then one expert at a time.
     """
     weight = linear.stored
     parts = _promised(linear, scheme, code_type)
     for part in parts:
         add_initializer(graph, part)
-    attributes = {"axis": 1, "block_size": scheme.group_for(linear.k) or linear.k}
+    attributes = {"axis": 1, "block_size": _block(linear, scheme)}
     path = str(linear.node.name)
     node = ir.node("DequantizeLinear", parts, attributes, name=f"{path}/DequantizeLinear")
     dequantized = node.outputs[0]
@@ -40,26 +42,31 @@ def quantize_stack(
         graph.initializers.pop(str(weight.name))
 
 
+def _block(linear: StackedLinear, scheme: WeightScheme) -> int:
+    """Return how many neighbours along K share a scale."""
+    group = scheme.group_for(linear.k)
+    return group if isinstance(group, int) else linear.k
+
+
 def _promised(
     linear: StackedLinear, scheme: WeightScheme, code_type: ir.DataType
 ) -> list[ir.Value]:
     tensor = linear.stored.const_value
     assert tensor is not None, "initializers have tensors"
     float_type = linear.stored.dtype or ir.DataType.FLOAT
+    scale_shape = (linear.k // _block(linear, scheme), linear.n)
 
     def compute() -> Iterator[tuple[Array, ...]]:
         for weights in entries(tensor):
             matrix = quantize(weights, scheme, float_type.numpy())
-            parts = (matrix.codes, matrix.scales, matrix.zero_points)
-            yield tuple(part for part in parts if part is not None)
+            scales = [part for part in (matrix.scales, matrix.zero_points) if part is not None]
+            yield matrix.codes, *(np.broadcast_to(part, scale_shape) for part in scales)
 
-    group = scheme.group_for(linear.k) or linear.k
     shape = (linear.experts, linear.k, linear.n)
-    scale_shape = (linear.experts, linear.k // group, linear.n)
     forms = [
         (code_type, shape, "quantized"),
-        (float_type, scale_shape, "scale"),
-        (code_type, scale_shape, "zero_point"),
+        (float_type, (linear.experts, *scale_shape), "scale"),
+        (code_type, (linear.experts, *scale_shape), "zero_point"),
     ][: 2 if scheme.symmetric else 3]
     promised = PromisedExperts(compute, len(forms))
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -15,9 +16,10 @@ from castline.compiler.passes.quantize_stack import quantize_stack
 from castline.compiler.passes.replace import remove_unused
 from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.round_to_nearest import quantize
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import GroupSize, WeightScheme
 
 CODE_TYPES = {
+    # Bits that codes are stored in and whether the grid is symmetric; fewer bits leave codes unused
     (4, True): ir.DataType.INT4,
     (4, False): ir.DataType.UINT4,
     (8, True): ir.DataType.INT8,
@@ -32,8 +34,8 @@ class Quantized:
     names: list[str] = field(default_factory=list)
     """The matrices that were quantized."""
 
-    regrouped: Counter[tuple[int, int | None]] = field(default_factory=Counter)
-    """(K, group used instead, None for per channel) -> number of matrices."""
+    regrouped: Counter[tuple[int, GroupSize]] = field(default_factory=Counter)
+    """(K, group used instead) -> number of matrices."""
 
     left: Counter[str] = field(default_factory=Counter)
     """Why a matrix stays in float -> number of matrices."""
@@ -49,7 +51,7 @@ class Quantized:
         """Return a sentence for every K that the group does not divide, and for what is left."""
         regrouped = tuple(
             f"group {scheme.group_size} does not divide K = {k}: "
-            f"{'one scale per channel' if group is None else f'group {group}'} "
+            f"{f'group {group}' if isinstance(group, int) else 'one scale per channel'} "
             f"used for {count} {'matrix' if count == 1 else 'matrices'}"
             for (k, group), count in sorted(self.regrouped.items(), key=lambda item: item[0][0])
         )
@@ -71,6 +73,9 @@ class QuantizeWeights:
     head: bool = False
     """Whether the head is meant, and not the layers."""
 
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Name of a weight that stays in float -> why, as a clause."""
+
     def __call__(self, model: ir.Model) -> Quantized:
         """Rewrite `model` in place; nothing is read before the model is written."""
         done = Quantized()
@@ -78,17 +83,33 @@ class QuantizeWeights:
         for linear in linears(model):
             if linear.is_head != self.head:
                 continue
-            if linear.node in choosing or linear.n == 1:
-                done.left["it chooses experts" if linear.n > 1 else "it has a single output"] += 1
+            reason = self.kept.get(linear.name, _needs_float(linear, choosing))
+            if reason is not None:
+                done.left[reason] += 1
                 continue
             _quantize(model.graph, linear, self.scheme)
             done.add(linear.name, linear.k, self.scheme)
         for stack in () if self.head else stacked_linears(model):
-            if stack.dequantize is None:
-                code_type = CODE_TYPES[self.scheme.bits, self.scheme.symmetric]
-                quantize_stack(model.graph, stack, self.scheme, code_type)
-                done.add(stack.name, stack.k, self.scheme, stack.experts)
+            if stack.dequantize is not None:
+                continue
+            if stack.name in self.kept:
+                done.left[self.kept[stack.name]] += stack.experts
+                continue
+            quantize_stack(model.graph, stack, self.scheme, code_type(self.scheme))
+            done.add(stack.name, stack.k, self.scheme, stack.experts)
         return done
+
+
+def code_type(scheme: WeightScheme) -> ir.DataType:
+    """Return the type that codes are stored in: of 2 to 4 bits in 4, of 5 to 8 bits in 8."""
+    return CODE_TYPES[scheme.storage_bits, scheme.symmetric]
+
+
+def _needs_float(linear: Linear, choosing: frozenset[ir.Node]) -> str | None:
+    """Return why a linear is never quantized, or None where it may be."""
+    if linear.n == 1:
+        return "it has a single output"
+    return "it chooses experts" if linear.node in choosing else None
 
 
 def _quantize(graph: ir.Graph, linear: Linear, scheme: WeightScheme) -> None:
@@ -97,8 +118,7 @@ def _quantize(graph: ir.Graph, linear: Linear, scheme: WeightScheme) -> None:
     parts = [codes, scales] if zero_points is None else [codes, scales, zero_points]
     for part in parts:
         add_initializer(graph, part)
-    group = scheme.group_for(linear.k)
-    attributes = {"axis": 1} if group is None else {"axis": 0, "block_size": group}
+    attributes = _granularity(scheme.group_for(linear.k))
     path = str(linear.node.name).rpartition("/")[0]
     node = ir.node("DequantizeLinear", parts, attributes, name=f"{path}/DequantizeLinear")
     dequantized = node.outputs[0]
@@ -116,29 +136,37 @@ def _quantize(graph: ir.Graph, linear: Linear, scheme: WeightScheme) -> None:
         graph.initializers.pop(str(weight.name))
 
 
+def _granularity(group: GroupSize) -> dict[str, int]:
+    """Return the attributes of a DequantizeLinear of codes [K, N]."""
+    if isinstance(group, int):
+        return {"axis": 0, "block_size": group}
+    return {"axis": 1} if group == "per-channel" else {}
+
+
 def _promised(linear: Linear, scheme: WeightScheme) -> tuple[ir.Value, ir.Value, ir.Value | None]:
     tensor = linear.weight.const_value
     assert tensor is not None, "initializers have tensors"
     float_type = linear.weight.dtype or ir.DataType.FLOAT
-    group = scheme.group_for(linear.k)
+    scale_shape = _scale_shape(scheme.group_for(linear.k), linear.k, linear.n)
 
     def compute() -> tuple[Array, ...]:
         weights = tensor.numpy()
         matrix = quantize(weights.T if linear.transposed else weights, scheme, float_type.numpy())
         parts = (matrix.codes, matrix.scales, matrix.zero_points)
-        flat = parts if group is not None else (parts[0], *(_row(p) for p in parts[1:]))
-        return tuple(part for part in flat if part is not None)
+        codes, *rest = (part for part in parts if part is not None)
+        return codes, *(part.reshape(scale_shape) for part in rest)
 
     promised = PromisedParts(compute, parts=2 if scheme.symmetric else 3)
-    code_type = CODE_TYPES[scheme.bits, scheme.symmetric]
-    scale_shape = (linear.n,) if group is None else (linear.k // group, linear.n)
-    codes = promised.promise(0, code_type, (linear.k, linear.n), f"{linear.name}_quantized")
+    stored = code_type(scheme)
+    codes = promised.promise(0, stored, (linear.k, linear.n), f"{linear.name}_quantized")
     scales = promised.promise(1, float_type, scale_shape, f"{linear.name}_scale")
     if scheme.symmetric:
         return codes, scales, None
-    return codes, scales, promised.promise(2, code_type, scale_shape, f"{linear.name}_zero_point")
+    return codes, scales, promised.promise(2, stored, scale_shape, f"{linear.name}_zero_point")
 
 
-def _row(part: Array | None) -> Array | None:
-    """Return [1, N] as [N]: per-channel DequantizeLinear takes a vector."""
-    return None if part is None else part[0]
+def _scale_shape(group: GroupSize, k: int, n: int) -> tuple[int, ...]:
+    """Return what DequantizeLinear takes: a matrix of groups, a vector of channels or a scalar."""
+    if isinstance(group, int):
+        return k // group, n
+    return (n,) if group == "per-channel" else ()

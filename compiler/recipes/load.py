@@ -12,13 +12,31 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from castline.compiler.recipes.calibration import Calibration
 from castline.compiler.recipes.document import FieldPath, read_document, read_value
-from castline.compiler.recipes.recipe import QuantizedWeights, Recipe
+from castline.compiler.recipes.quantized import (
+    QuantizedActivations,
+    QuantizedCache,
+    QuantizedWeights,
+)
+from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.recipes.smoothing import Smoothing
 from castline.compiler.recipes.thresholds import Thresholds
 from castline.errors import RecipeError
 
 _PRESETS = files("castline.compiler.recipes") / "presets"
 _SUFFIXES = (".yaml", ".yml")
+_UNIONS = ("head", "embedding")
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "weights": QuantizedWeights,
+    "activations": QuantizedActivations,
+    "kv_cache": QuantizedCache,
+    "smoothing": Smoothing,
+    "calibration": Calibration,
+    "head": QuantizedWeights,
+    "embedding": QuantizedWeights,
+    "gate": Thresholds,
+}
 
 
 @dataclass(frozen=True)
@@ -49,17 +67,26 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     text, source = _text(name_or_path)
     document = read_document(text, source)
+    return recipe_from(document.fields, source, overrides, document.lines)
+
+
+def recipe_from(
+    fields: Mapping[str, object],
+    source: str,
+    overrides: Sequence[str] = (),
+    lines: Mapping[FieldPath, int] | None = None,
+) -> Recipe:
+    """Return the recipe of `fields` with `overrides` put in; errors name `source` and the line."""
     changes = [_override(text) for text in overrides]
-    fields = _overridden(document.fields, changes)
     try:
-        return Recipe.model_validate(fields)
+        return Recipe.model_validate(_overridden(fields, changes))
     except ValidationError as error:
-        raise RecipeError(_complaints(error, source, document.lines, changes)) from error
+        raise RecipeError(_complaints(error, source, lines or {}, changes)) from error
 
 
 def recipe_yaml(recipe: Recipe) -> str:
     """Return the recipe as YAML that load_recipe reads back, every field written out."""
-    text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, width=1000)
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=1000)
     return str(text)
 
 
@@ -125,15 +152,30 @@ def _complaints(
     overrides = {change.path: f"override {change.text!r}" for change in changes}
     complaints: list[tuple[int, str]] = []
     for one in error.errors():
-        path = tuple(str(part) for part in one["loc"] if part not in ("section", "keep"))
+        path = _field_path(one["loc"])
         line = lines.get(path) or lines.get(path[:-1]) or 0
-        place = overrides.get(path) or (f"{source}, line {line}" if line else source)
-        complaint = _complaint(one["type"], path, one["input"])
+        # What fields of a section say together is wrong since the last of them was changed.
+        inside = [text for changed, text in overrides.items() if changed[:-1] == path]
+        changed = overrides.get(path) or (inside[-1] if inside else None)
+        place = changed or (f"{source}, line {line}" if line else source)
+        complaint = _complaint(one["type"], path, one["input"], one["msg"])
         complaints.append((line, f"{place}: {'.'.join(path)}: {complaint}"))
-    return "\n".join(text for _line, text in sorted(complaints, key=lambda one: one[0]))
+    # A field that takes one of two kinds of value is complained of once for each kind.
+    once = dict.fromkeys(sorted(complaints, key=lambda one: one[0]))
+    return "\n".join(text for _line, text in once)
 
 
-def _complaint(kind: str, path: FieldPath, found: object) -> str:
+def _field_path(place: Sequence[int | str]) -> FieldPath:
+    """Return the field an error is about, without what pydantic adds: indices, kinds of a union."""
+    names = [part for part in place if isinstance(part, str)]
+    if names[0] in _UNIONS:
+        del names[1:2]  # "section" or "keep"
+    return tuple(names[: 2 if names[0] in _SECTIONS else 1])
+
+
+def _complaint(kind: str, path: FieldPath, found: object, message: str) -> str:
+    if kind == "value_error":
+        return message.removeprefix("Value error, ") + "."
     model = _model_at(path[:-1])
     if kind in ("extra_forbidden", "invalid_key"):
         hint = _did_you_mean(path[-1], model.model_fields)
@@ -145,9 +187,7 @@ def _complaint(kind: str, path: FieldPath, found: object) -> str:
 
 
 def _model_at(path: FieldPath) -> type[BaseModel]:
-    if not path:
-        return Recipe
-    return Thresholds if path == ("gate",) else QuantizedWeights
+    return _SECTIONS[path[0]] if path else Recipe
 
 
 def _as_yaml(value: object) -> str:

@@ -1,32 +1,26 @@
-"""Say what a recipe is: which weights to quantize, how, and how close the result must stay."""
+"""Say what a recipe is: what to quantize, how, by which numbers, and how close it must stay."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import ActivationScheme, CacheScheme, WeightScheme
+from castline.compiler.recipes.calibration import Calibration
+from castline.compiler.recipes.quantized import (
+    QuantizedActivations,
+    QuantizedCache,
+    QuantizedWeights,
+)
 from castline.compiler.recipes.section import Section
+from castline.compiler.recipes.smoothing import Smoothing
 from castline.compiler.recipes.thresholds import Thresholds
 
+Algorithm: TypeAlias = Literal["round-to-nearest", "smoothquant"]
+
 SECTION = "a section with bits, group_size and symmetric"
-
-
-class QuantizedWeights(Section):
-    """How the weights of one kind of layer are quantized."""
-
-    bits: Literal[4, 8] = Field(description="4 or 8")
-    group_size: Literal[32, 64, 128, "per-channel"] = Field(
-        description="32, 64, 128 (weights along K that share one scale) or per-channel"
-    )
-    symmetric: bool = Field(description="true (no zero-points) or false")
-
-    @property
-    def scheme(self) -> WeightScheme:
-        """The same in the words of the arithmetic; a group size of None is per channel."""
-        group_size = None if self.group_size == "per-channel" else self.group_size
-        return WeightScheme(bits=self.bits, group_size=group_size, symmetric=self.symmetric)
 
 
 def _kind(value: object) -> str:
@@ -44,10 +38,30 @@ class Recipe(Section):
 
     name: str = Field(min_length=1, description="a name")
     description: str = Field(default="", description="a sentence")
-    algorithm: Literal["round-to-nearest"] = Field(
-        default="round-to-nearest", description="round-to-nearest"
+    algorithm: Algorithm = Field(
+        default="round-to-nearest", description="round-to-nearest or smoothquant"
     )
     weights: QuantizedWeights | None = Field(description=f"{SECTION}, or null (not quantized)")
+    activations: QuantizedActivations | None = Field(
+        default=None,
+        description="a section with bits, granularity and scales, or null (not quantized)",
+    )
+    kv_cache: QuantizedCache | None = Field(
+        default=None, description="a section with granularity, or null (not quantized)"
+    )
+    smoothing: Smoothing = Field(
+        default=Smoothing(), description="a section with alpha and sites, read by smoothquant"
+    )
+    calibration: Calibration = Field(
+        default=Calibration(),
+        description="a section with text, samples, length, seed and chat_template",
+    )
+    keep: tuple[str, ...] = Field(
+        default=(),
+        strict=False,  # YAML has lists
+        description="a list of patterns of weight names whose linears stay in float, such as "
+        "model.layers.0.* or *.down_proj.weight",
+    )
     head: KeepOrQuantize = Field(default="keep", description=f"keep, or {SECTION}")
     embedding: KeepOrQuantize = Field(default="keep", description=f"keep, or {SECTION}")
     gate: Thresholds = Field(default=Thresholds(), description="a section with the thresholds")
@@ -58,6 +72,16 @@ class Recipe(Section):
         return None if self.weights is None else self.weights.scheme
 
     @property
+    def activations_scheme(self) -> ActivationScheme | None:
+        """How what the linears of the layers read is quantized; None leaves it in float."""
+        return None if self.activations is None else self.activations.scheme
+
+    @property
+    def cache_scheme(self) -> CacheScheme | None:
+        """How keys and values are kept; None leaves them in float."""
+        return None if self.kv_cache is None else self.kv_cache.scheme
+
+    @property
     def head_scheme(self) -> WeightScheme | None:
         """How the output head is quantized; None leaves it as it is."""
         return None if self.head == "keep" else self.head.scheme
@@ -66,3 +90,33 @@ class Recipe(Section):
     def embedding_scheme(self) -> WeightScheme | None:
         """How the embedding is quantized; None leaves it as it is."""
         return None if self.embedding == "keep" else self.embedding.scheme
+
+    @property
+    def smooths(self) -> bool:
+        """Whether scales are searched and folded."""
+        return self.algorithm == "smoothquant"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it takes numbers from a text, and so a plan."""
+        scheme = self.activations_scheme
+        static = scheme is not None and not scheme.dynamic
+        return self.smooths or static or self.kv_cache is not None
+
+    def keeps(self, weight: str) -> str | None:
+        """Return the pattern by which a linear stays in float, or None where it is quantized.
+
+        A pattern names a weight with or without its last part, which is ".weight" mostly.
+        """
+        names = (weight, weight.removesuffix(".weight"))
+        for pattern in self.keep:
+            if any(fnmatchcase(name, pattern) for name in names):
+                return pattern
+        return None
+
+    @property
+    def searched(self) -> dict[str, object]:
+        """What a plan depends on: all but the name, the description and the gate."""
+        return self.model_dump(
+            mode="json", exclude={"name", "description", "gate", "head", "embedding"}
+        )

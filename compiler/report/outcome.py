@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,8 @@ class CompileOutcome(Comparison):
     notes: tuple[str, ...] = ()
     not_executed: tuple[str, ...] = ()
     """What could not be run here, such as an engine for want of a GPU, a sentence each."""
+    quantization: Mapping[str, object] | None = None
+    """What plan_json says of the plan; None where nothing was searched."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Note in a model's file how many tokens it reads, for whoever runs it."""
+"""Note in a model's file what whoever runs it needs to know: its length, and its cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _KEY = "castline.context_length"
+_CACHE = "castline.cache"
+_OWN = "own"
 
 
 def note_context(model: ir.Model, context_length: int) -> None:
@@ -21,3 +23,13 @@ def noted_context(session: onnxruntime.InferenceSession) -> int | None:
     """Return the length that a loaded model's metadata says; None for a model of other origin."""
     noted = session.get_modelmeta().custom_metadata_map.get(_KEY)
     return None if noted is None else int(noted)
+
+
+def note_own_cache(model: ir.Model) -> None:
+    """Write into the metadata of `model` that its cache is not the original's: scaled, or codes."""
+    model.metadata_props[_CACHE] = _OWN
+
+
+def has_own_cache(session: onnxruntime.InferenceSession) -> bool:
+    """Return whether a loaded model's cache is noted not to be the original's."""
+    return bool(session.get_modelmeta().custom_metadata_map.get(_CACHE) == _OWN)

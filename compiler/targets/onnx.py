@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from castline.compiler.passes.dispatch_tokens import DispatchTokens
+from castline.compiler.passes.unsigned_codes import UnsignedCodes
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.target import Built, Lowered
 from castline.progress import Progress
@@ -28,7 +29,11 @@ class Onnx:
         """Every dtype has a standard form."""
 
     def lower(self, model: ir.Model, context_length: int) -> Lowered:  # noqa: ARG002
-        """Give experts the tokens that chose them; the rest of the neutral graph stays as it is."""
+        """Give experts the tokens that chose them, and activations unsigned codes.
+
+        The rest of the neutral graph stays as it is.
+        """
+        UnsignedCodes()(model)
         declined = Counter(DispatchTokens()(model).values())
         return Lowered(
             tuple(

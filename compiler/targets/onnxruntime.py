@@ -11,11 +11,13 @@ import onnx_ir as ir
 from castline.compiler.passes.dispatch_tokens import DispatchTokens
 from castline.compiler.passes.gather_block_quantized import GatherBlockQuantized
 from castline.compiler.passes.group_query_attention import GroupQueryAttention
+from castline.compiler.passes.matmul_integer_to_float import MatMulIntegerToFloat
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.norm_before_transpose import NormBeforeTranspose
 from castline.compiler.passes.pack_projections import PackProjections
 from castline.compiler.passes.qmoe import QMoE
 from castline.compiler.passes.skip_norm import SkipNorm
+from castline.compiler.passes.unsigned_codes import UnsignedCodes
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built, Lowered
@@ -51,7 +53,10 @@ class OnnxRuntime:
         norms of heads never are, and what is not joined runs as fast as it did.
         """
         SkipNorm()(model)
+        UnsignedCodes()(model)
         declined = {
+            # Before MatMulNBits, which would take the same weights for products in float.
+            "multiplied by integer operators one by one": MatMulIntegerToFloat()(model),
             # What QMoE leaves is dispatched, and then each expert's product is one of the others.
             "multiplied expert by expert": QMoE()(model),
             "computed by every expert": DispatchTokens()(model),

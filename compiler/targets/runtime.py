@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Logits: TypeAlias = NDArray[np.float32]
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+# Processors without VNNI instructions saturate sums of two 8-bit products otherwise.
+EXACT_SUMS = ("session.x64quantprecision", "1")
 LOG_FATAL_ONLY = 4  # what it refuses reaches the caller as an exception, in full
 REFUSALS = (
     "EPFail",
@@ -65,6 +67,7 @@ def inference_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry(*EXACT_SUMS)
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=wanted)
     except runtime_errors() as error:

@@ -31,7 +31,12 @@ Tokens: TypeAlias = NDArray[np.int64]
 
 GREEDY = Sampling()
 # ONNX Runtime's words for the values of onnx.TensorProto.DataType.
-ONNX_TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}
+ONNX_TYPES = {
+    "tensor(float)": 1,
+    "tensor(int8)": 3,
+    "tensor(float16)": 10,
+    "tensor(bfloat16)": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,7 @@ def cache_layout(
     if not known or len(types) > 1 or not types <= set(ONNX_TYPES):
         raise TargetError(
             f"{model}: the cache inputs must be [batch, kv_heads, past, head_size] with kv_heads "
-            f"and head_size known, all of one floating-point type; {pasts[0]} is "
+            f"and head_size known, all of one floating-point type or int8; {pasts[0]} is "
             f"{inputs[pasts[0]].shape}, {inputs[pasts[0]].type}."
         )
     device = "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"

@@ -12,6 +12,8 @@ import pytest
 
 from castline.cli.compile import Target
 from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.recipes.load import load_recipe
+from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.catalogue import TARGETS
 from castline.errors import GateFailedError, TargetError
 
@@ -50,6 +52,8 @@ def test_passes_on_what_was_asked(run: Any, pipeline: Any, tmp_path: Path) -> No
         "source": "model.gguf",
         "output": tmp_path / "out",
         "target": "tensorrt-rtx",
+        "plan": None,
+        "device": "cpu",
         "dtype": "float16",
         "evaluation_text": "held-out.txt",
         "gate": True,
@@ -66,6 +70,33 @@ def test_has_defaults_for_everything_but_the_output(run: Any, pipeline: Any) -> 
     assert pipeline.asked["gate"]
     assert not pipeline.asked["trust_remote_code"]
     assert run("compile", "model.gguf").exit_code == 2
+
+
+def test_a_plan_brings_its_recipe_unless_one_is_named(
+    run: Any, pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+
+    def planned(folder: Path, changes: list[str]) -> Recipe:
+        found.append((folder, changes))
+        return load_recipe("w8a8-smoothquant")
+
+    monkeypatch.setattr("castline.compiler.planning.planned_recipe", planned)
+    result = run(
+        "compile", "m", "-o", "out", "--plan", "plans/a", "--set", "gate.perplexity_ratio=2"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert found == [(Path("plans/a"), ["gate.perplexity_ratio=2"])]
+    assert pipeline.asked["plan"] == Path("plans/a")
+    assert pipeline.asked["recipe"].name == "w8a8-smoothquant"
+    result = run("compile", "m", "-o", "out", "--plan", "plans/a", "-r", "w8a8-smoothquant-o3")
+    assert pipeline.asked["recipe"].name == "w8a8-smoothquant-o3"
+    assert len(found) == 1
+
+
+def test_the_calibration_text_is_a_field_of_the_recipe(run: Any, pipeline: Any) -> None:
+    assert run("compile", "m", "-o", "out", "--calibration-text", "a b.txt").exit_code == 0
+    assert pipeline.asked["recipe"].calibration.text == "a b.txt"
 
 
 def test_takes_options_in_snake_case(run: Any, pipeline: Any) -> None:
@@ -116,9 +147,9 @@ def test_a_failed_gate_has_its_own_exit_code(run: Any, pipeline: Any) -> None:
 
 
 def test_a_wrong_recipe_is_refused_before_the_pipeline_is_asked(run: Any, pipeline: Any) -> None:
-    result = run("compile", "m", "-o", "o", "--set", "weights.bits=3")
+    result = run("compile", "m", "-o", "o", "--set", "weights.bits=1")
     assert result.exit_code == 1
-    assert "weights.bits: expected 4 or 8; found 3" in result.stderr
+    assert "weights.bits: expected a whole number from 2 to 8; found 1" in result.stderr
     assert pipeline.asked == {}
 
 

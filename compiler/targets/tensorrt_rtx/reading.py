@@ -10,6 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from castline.errors import TargetError
+from castline.plugins.op import DOMAIN
 
 
 def read_proto(model: Path) -> onnx.ModelProto:
@@ -61,10 +62,14 @@ def read_graph(model: Path) -> ir.Model:
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Yield every node: of the graph, of its subgraphs, and of the model's functions."""
+    """Yield every node: of the graph, of its subgraphs, and of the model's functions.
+
+    The bodies of Castline's own ops are left out, since such an op is taken or refused as a whole.
+    """
     yield from ir.traversal.RecursiveGraphIterator(model.graph)
     for function in model.functions.values():
-        yield from ir.traversal.RecursiveGraphIterator(function)
+        if function.domain != DOMAIN:
+            yield from ir.traversal.RecursiveGraphIterator(function)
 
 
 def node_name(node: ir.Node) -> str:

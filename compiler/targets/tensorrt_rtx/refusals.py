@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from castline.compiler.targets.tensorrt_rtx.hand_over import DECOMPOSABLE
 from castline.compiler.targets.tensorrt_rtx.reading import all_nodes, node_name, read_graph
+from castline.plugins.op import DOMAIN
 
 NATIVE_INT4_BLOCKS = (32, 64, 128)
 NAMES_SHOWN = 8
@@ -87,6 +88,15 @@ def _contrib_operator(node: ir.Node, model: ir.Model) -> str | None:
     )
 
 
+def _our_operator(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 - a Rule
+    if node.domain != DOMAIN:
+        return None
+    return (
+        "activations quantized at run time need a plugin that Castline does not have yet; use "
+        "static scales or weight-only"
+    )
+
+
 def _dynamic_int8(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 - a Rule
     if node.domain != "" or node.op_type not in ("MatMulInteger", "DynamicQuantizeLinear"):
         return None
@@ -141,16 +151,38 @@ def _int4_block(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 -
     return f"{kind} may be expanded to 16 bits; blocks of 32, 64 or 128 stay int4"
 
 
+def _expanded_by_activations(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001
+    """Remark weights that are expanded since what they multiply is quantized, too."""
+    if node.op_type != "MatMul" or node.domain != "" or not _is_dequantized(node.inputs[0]):
+        return None
+    weight = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if weight is None or weight.op_type != "DequantizeLinear" or weight.inputs[0] is None:
+        return None
+    grouped = weight.attributes.get_int("block_size", 0) > 0
+    if weight.inputs[0].dtype == ir.DataType.INT8 and not grouped:
+        return None
+    return (
+        "where activations are quantized, weights in groups or of 4 bits are expanded to 16 bits; "
+        "weights of 8 bits with a scale per channel or per tensor stay int8"
+    )
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
 def _is_attention(node: ir.Node) -> bool:
     return node.op_type == "Attention" and node.domain == ""
 
 
 REFUSALS: tuple[Rule, ...] = (
     _contrib_operator,
+    _our_operator,
     _dynamic_int8,
     _zero_point,
     _uint4,
     _attention_outputs,
     _float32_attention,
 )
-REMARKS: tuple[Rule, ...] = (_int4_block,)
+REMARKS: tuple[Rule, ...] = (_int4_block, _expanded_by_activations)

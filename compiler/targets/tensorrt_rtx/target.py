@@ -20,6 +20,7 @@ from castline.compiler.targets.tensorrt_rtx.environment import (
     runnable_here,
 )
 from castline.compiler.targets.tensorrt_rtx.profile import Profile, fitted
+from castline.compiler.targets.tensorrt_rtx.unsupported import unsupported
 from castline.compiler.targets.write import MODEL
 from castline.errors import TargetError
 from castline.progress import Progress
@@ -30,7 +31,11 @@ DEFAULT_CAPABILITIES = "8.0, 8.6, 8.9, 12.0 and later (TensorRT-RTX's default)"
 
 @dataclass(frozen=True)
 class TensorRTRTX:
-    """Strongly typed engines; INT4 weights in symmetric groups stay INT4 inside."""
+    """Strongly typed engines; symmetric INT4 weights in groups stay INT4 inside.
+
+    INT8 weights with a scale a channel, or one, stay INT8, and multiply INT8 activations where
+    those have static scales.
+    """
 
     name: str = "tensorrt-rtx"
     dtype: ir.DataType = ir.DataType.FLOAT16
@@ -38,19 +43,10 @@ class TensorRTRTX:
     compute_capabilities: tuple[str, ...] = ()
 
     def require(self, recipe: Recipe) -> None:
-        """Raise TargetError for zero-points, which TensorRT-RTX refuses, or if it is missing."""
-        schemes = {
-            "weights": recipe.weights_scheme,
-            "head": recipe.head_scheme,
-            "embedding": recipe.embedding_scheme,
-        }
-        refused = [name for name, scheme in schemes.items() if scheme and not scheme.symmetric]
+        """Raise TargetError for what TensorRT-RTX cannot do, or if it is missing."""
+        refused = unsupported(recipe)
         if refused:
-            raise TargetError(
-                f"The tensorrt-rtx target takes no zero-points, and recipe {recipe.name!r} has "
-                f"them in {', '.join(refused)}. Use w4a16-rtn-sym, or "
-                f"{' '.join(f'--set {name}.symmetric=true' for name in refused)}."
-            )
+            raise TargetError("\n".join(refused))
         require_builder()
 
     def require_dtype(self, dtype: ir.DataType) -> None:

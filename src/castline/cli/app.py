@@ -18,7 +18,9 @@ from castline.cli.doctor import doctor
 from castline.cli.export import export
 from castline.cli.generate import generate
 from castline.cli.inspect import inspect
+from castline.cli.quantize import quantize
 from castline.cli.recipes import recipes
+from castline.cli.sensitivity import sensitivity
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 an error, in words on stderr; 2 wrong usage; 3 built, but too far from "
@@ -57,6 +59,8 @@ def _about(
 
 for _name, _command in (
     ("compile", compile_checkpoint),
+    ("quantize", quantize),
+    ("sensitivity", sensitivity),
     ("export", export),
     ("generate", generate),
     ("check", check),
@@ -89,6 +93,7 @@ def _hush_libraries() -> None:
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from castline.cli.numbers import significant, size
+from castline.compiler.report.numbers import significant, size
 
 
 def comparison_lines(report: Mapping[str, object]) -> Iterator[str]:

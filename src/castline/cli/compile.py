@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -14,19 +15,28 @@ from castline.cli.export import NOTHING_WRITTEN
 from castline.cli.failures import Failures
 from castline.cli.options import (
     AsJson,
+    CalibrationText,
     Debug,
+    Device,
     Dtype,
     EvaluationText,
     Output,
+    Overrides,
     Overwrite,
     Quiet,
     Source,
     Threads,
     TrustRemoteCode,
 )
+from castline.cli.quantize import calibration_overrides
 from castline.cli.shown_progress import shown_progress
 
 Target = Literal["onnx", "onnxruntime", "tensorrt-rtx"]
+DEFAULT_RECIPE = "w4a16-rtn"
+PLAN_STAYS = (
+    "interrupted: nothing was published. The blocks that were searched stay in OUT.plan, and the "
+    "same command goes on from there."
+)
 
 
 def compile_checkpoint(
@@ -34,14 +44,15 @@ def compile_checkpoint(
     *,
     output: Output,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--recipe",
             "-r",
             metavar="NAME|FILE",
-            help="How to quantize: a preset (castline recipes lists them) or a YAML file.",
+            help="How to quantize: a preset (castline recipes lists them) or a YAML file. "
+            f"Default: {DEFAULT_RECIPE}, or the plan's.",
         ),
-    ] = "w4a16-rtn",
+    ] = None,
     target: Annotated[
         Target,
         typer.Option(
@@ -51,14 +62,17 @@ def compile_checkpoint(
             "onnxruntime-genai. tensorrt-rtx: an engine for NVIDIA GPUs, built without one.",
         ),
     ] = "onnxruntime",
-    overrides: Annotated[
-        list[str] | None,
+    overrides: Overrides = None,
+    plan: Annotated[
+        Path | None,
         typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="Change a field of the recipe, such as weights.group_size=64. May be repeated.",
+            "--plan",
+            metavar="PLAN",
+            help="Use this plan of castline quantize and its recipe, and search nothing.",
         ),
     ] = None,
+    calibration_text: CalibrationText = None,
+    device: Device = "cpu",
     dtype: Annotated[
         Dtype | None,
         typer.Option(help="The dtype of what is not quantized. Default: what suits the target."),
@@ -76,6 +90,9 @@ def compile_checkpoint(
 ) -> None:
     """Quantize a checkpoint, compile it for a target, and check it against the original.
 
+    A recipe that takes scales or ranges from a text is searched first, block by block; castline
+    quantize does that alone, and --plan uses what it found.
+
     The result is compared with the original on held-out text: perplexity, KL divergence and how
     often both think the same token likeliest; for an encoder, the cosines of its vectors and
     whether the same texts are near each other. If it is further away than the recipe allows, the
@@ -89,7 +106,15 @@ def compile_checkpoint(
     with Failures(debug=debug, interrupted=NOTHING_WRITTEN):
         from castline.compiler.recipes.load import load_recipe
 
-        loaded = load_recipe(recipe, overrides or ())
+        changes = [*(overrides or ()), *calibration_overrides({"text": calibration_text})]
+        if plan is None or recipe is not None:
+            loaded = load_recipe(recipe or DEFAULT_RECIPE, changes)
+        else:
+            from castline.compiler.planning import planned_recipe
+
+            loaded = planned_recipe(plan, changes)
+    searches = loaded.needs_calibration and plan is None
+    with Failures(debug=debug, interrupted=PLAN_STAYS if searches else NOTHING_WRITTEN):
         from castline.compiler.pipeline import compile_model
 
         with shown_progress(quiet=quiet) as progress:
@@ -98,6 +123,8 @@ def compile_checkpoint(
                 output,
                 recipe=loaded,
                 target=target,
+                plan=plan,
+                device=device,
                 dtype=dtype,
                 evaluation_text=evaluation_text,
                 gate=not no_gate,

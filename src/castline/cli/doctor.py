@@ -24,8 +24,8 @@ from castline.cli.machine import (
     gpus,
     hub_cache,
 )
-from castline.cli.numbers import size
 from castline.cli.options import AsJson, Debug
+from castline.compiler.report.numbers import size
 
 
 def doctor(as_json: AsJson = False, debug: Debug = False) -> None:

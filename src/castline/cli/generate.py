@@ -13,8 +13,8 @@ import typer
 
 from castline.cli.failures import Failures
 from castline.cli.machine import gpus
-from castline.cli.numbers import significant
 from castline.cli.options import AsJson, Debug, Quiet, Threads
+from castline.compiler.report.numbers import significant
 from castline.errors import CastlineError, TargetError
 
 if TYPE_CHECKING:

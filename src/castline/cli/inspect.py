@@ -16,9 +16,9 @@ from rich.text import Text
 
 from castline.cli.failures import Failures
 from castline.cli.folds import fold_rows, show_folds
-from castline.cli.numbers import significant, size
 from castline.cli.options import AsJson, Debug, Quiet, TrustRemoteCode
 from castline.cli.shown_progress import shown_progress
+from castline.compiler.report.numbers import significant, size
 from castline.errors import OutputError
 
 if TYPE_CHECKING:

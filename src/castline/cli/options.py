@@ -44,6 +44,37 @@ EvaluationText = Annotated[
         "file, a folder of them, or a dataset.",
     ),
 ]
+PlanOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PLAN",
+        help="The folder to write the plan into, or to go on in.",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a field of the recipe, such as weights.group_size=64. May be repeated.",
+    ),
+]
+CalibrationText = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration-text",
+        metavar="TEXT",
+        help="What to take ranges and scales from, in place of the text that Castline ships: a "
+        "text file, a folder of them, or a dataset.",
+    ),
+]
+Device = Annotated[
+    Literal["cpu", "cuda"],
+    typer.Option(help="Where the search runs the model's blocks."),
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads for running models. Default: all cores."),

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from castline.cli.numbers import size
+from castline.compiler.report.numbers import size
 from castline.progress import Progress, SilentProgress
 
 

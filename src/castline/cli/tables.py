@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from castline.cli.numbers import duration, percentage, significant, size
 from castline.compiler.report.figures import (
     EncodingFigures,
     LanguageFigures,
@@ -16,6 +15,7 @@ from castline.compiler.report.figures import (
     TensorFigures,
     Verdict,
 )
+from castline.compiler.report.numbers import duration, percentage, significant, size
 from castline.compiler.report.outcome import CheckOutcome, CompileOutcome, ExportOutcome
 
 ABSENT = "-"

@@ -1,76 +1,19 @@
-"""Token windows come from the text in order, and every source that is wrong is named."""
+"""Text comes from every kind of source, and every source that is wrong is named."""
 
 from __future__ import annotations
 
-import json
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from castline.compiler.calibration.text import (
+    load_documents,
     load_text,
     require_apart,
     shipped_text,
     text_sha256,
-    token_windows,
 )
 from castline.errors import RecipeError
-
-WORDS = ["<unk>", "<s>", *(f"w{number}" for number in range(2, 40))]
-
-
-def word_tokenizer(*, begins: bool = False) -> PreTrainedTokenizerFast:
-    """A tokenizer for which the word `w7` is token 7; with `begins`, every text begins with 1."""
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if begins:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 1)]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", model_max_length=8
-    )
-
-
-def numbered_text(first: int, last: int) -> str:
-    return " ".join(f"w{number}" for number in range(first, last + 1))
-
-
-def test_windows_follow_each_other_without_overlap() -> None:
-    windows = token_windows(word_tokenizer(), numbered_text(2, 20), length=4, count=3)
-    assert windows.dtype == np.int64
-    assert windows.tolist() == [[2, 3, 4, 5], [6, 7, 8, 9], [10, 11, 12, 13]]
-
-
-def test_each_window_begins_as_the_tokenizer_begins_a_text() -> None:
-    windows = token_windows(word_tokenizer(begins=True), numbered_text(2, 20), length=4, count=2)
-    assert windows.tolist() == [[1, 2, 3, 4], [1, 5, 6, 7]]
-
-
-def test_a_text_of_just_the_needed_length_is_enough() -> None:
-    assert token_windows(word_tokenizer(), numbered_text(2, 9), length=4, count=2).shape == (2, 4)
-
-
-def test_a_short_text_is_refused_with_both_numbers() -> None:
-    with pytest.raises(RecipeError, match=r"2 windows of 4 tokens need 8 tokens.* it has 7"):
-        token_windows(word_tokenizer(), numbered_text(2, 8), length=4, count=2)
-
-
-@pytest.mark.parametrize(("length", "count"), [(1, 1), (4, 0)])
-def test_windows_that_would_hold_no_text_are_refused(length: int, count: int) -> None:
-    with pytest.raises(RecipeError, match="at least 1 window of at least 2 tokens"):
-        token_windows(word_tokenizer(begins=True), "w2 w3", length=length, count=count)
-
-
-def test_a_long_text_does_not_warn(caplog: pytest.LogCaptureFixture) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        token_windows(word_tokenizer(), numbered_text(2, 30), length=12, count=2)
-    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("purpose", "size"), [("calibration", 195_017), ("evaluation", 79_110)])
@@ -109,9 +52,15 @@ def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match=r"a\.txt: not text in UTF-8"):
+    (tmp_path / "a.txt").write_bytes(b"ab\xff")
+    with pytest.raises(RecipeError, match=r"a\.txt: byte 0xff at offset 2 is not text in UTF-8"):
         load_text(tmp_path / "a.txt")
+
+
+def test_a_file_of_rows_is_refused_without_a_column(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "first"}')
+    with pytest.raises(RecipeError, match=r"Give it as .*a\.jsonl:COLUMN"):
+        load_text(tmp_path / "a.jsonl")
 
 
 def test_what_is_not_there_is_refused_with_the_syntax() -> None:
@@ -120,30 +69,34 @@ def test_what_is_not_there_is_refused_with_the_syntax() -> None:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    rows = [{"text": "first", "number": 1}, {"text": "second", "number": 2}]
-    (folder / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    return folder
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        '{"text": "first", "chat": [{"role": "user", "content": "Why?"}]}\n'
+        '{"text": " ", "chat": []}\n'
+        '{"text": "second", "chat": [{"role": "user", "content": "How?"},'
+        ' {"role": "assistant", "content": "So."}]}\n'
+    )
+    return file
 
 
-def test_a_dataset_is_one_column_of_one_split(dataset: Path) -> None:
-    assert load_text(f"{dataset}:train:text") == "first\n\nsecond"
+def test_rows_of_a_dataset_are_an_empty_line_apart(rows: Path) -> None:
+    assert load_text(f"{rows}:text") == "first\n\n \n\nsecond"
 
 
-@pytest.mark.parametrize("column", ["number", "body"])
-def test_a_column_without_text_is_refused_with_those_there_are(dataset: Path, column: str) -> None:
-    with pytest.raises(RecipeError, match=rf"no column '{column}' of text; it has text \(string\)"):
-        load_text(f"{dataset}:train:{column}")
+def test_the_text_of_conversations_is_what_is_said(rows: Path) -> None:
+    assert load_text(f"{rows}:chat") == "Why?\n\n\n\nHow?\n\nSo."
 
 
-def test_an_unknown_split_is_refused(dataset: Path) -> None:
-    with pytest.raises(RecipeError, match=r"split 'test' cannot be loaded.*train"):
-        load_text(f"{dataset}:test:text")
+def test_documents_of_a_text_are_its_paragraphs(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\nline\n\n \n\nsecond\n")
+    assert load_documents(tmp_path / "a.txt", "calibration") == ["one\nline", "second\n"]
 
 
-def test_a_dataset_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cannot be loaded"):
-        load_text(f"{tmp_path}/nowhere:train:text")
+def test_documents_of_a_dataset_are_its_rows_that_are_not_blank(rows: Path) -> None:
+    assert load_documents(f"{rows}:text", "calibration") == ["first", "second"]
+    assert load_documents(f"{rows}:chat", "calibration") == [
+        [{"role": "user", "content": "Why?"}],
+        [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}],
+    ]

@@ -20,9 +20,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from castline.compiler.check.original import OriginalModel, load_encoder, named_tensors
+from castline.compiler.check.original import OriginalModel, load_encoder
 from castline.errors import CheckpointError, UnsupportedArchitectureError
 from castline.exporters.checkpoint import Checkpoint, TensorSpec, open_checkpoint
+from castline.exporters.torch_model import named_tensors
 
 TOKENS = np.array([[3, 7, 1, 9, 4], [2, 2, 8, 5, 6]], dtype=np.int64)
 

@@ -13,7 +13,7 @@ import pytest
 
 from castline.compiler.passes.dispatch_tokens import DispatchTokens
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import GroupSize, WeightScheme
 
 Run = Callable[..., list[np.ndarray]]
 
@@ -77,11 +77,11 @@ def test_half_precision_stays_half_precision(mixture: Any, routed: Any, run_mixt
     assert error(found, experts.computed(*case)) <= 5e-3
 
 
-@pytest.mark.parametrize("group", [32, None])
+@pytest.mark.parametrize("group", [32, "per-channel", "per-tensor"])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_codes_are_taken_apart_with_their_scales(
-    mixture: Any, routed: Any, run_mixture: Run, bits: int, symmetric: bool, group: int | None
+    mixture: Any, routed: Any, run_mixture: Run, bits: int, symmetric: bool, group: GroupSize
 ) -> None:
     experts = mixture(inner=96)
     dense, sparse = experts.model(), experts.model()
@@ -95,8 +95,8 @@ def test_codes_are_taken_apart_with_their_scales(
         scales = node.inputs[1]
         assert scales is not None
         assert scales.shape is not None
-        assert node.attributes.get_int("axis", 1) == (0 if group else 1)
-        assert len(scales.shape) == (2 if group else 1)
+        assert node.attributes.get_int("axis", 1) == (0 if group == 32 else 1)
+        assert len(scales.shape) == (2 if group == 32 else 1)
     case = routed(experts)["forty tokens"]
     (found,), (wanted,) = run_mixture(sparse, case), run_mixture(dense, case)
     assert error(found, wanted) <= 1e-5

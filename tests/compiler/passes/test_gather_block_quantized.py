@@ -14,11 +14,11 @@ import pytest
 from castline.compiler.passes.gather_block_quantized import GatherBlockQuantized
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import GroupSize, WeightScheme
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("group", [32, 128, None])
+@pytest.mark.parametrize("group", [32, 128, "per-channel", "per-tensor"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_computes_the_same(
     tiny: Callable[[str], Any],
@@ -26,7 +26,7 @@ def test_computes_the_same(
     run_steps: Callable[..., list[np.ndarray]],
     scenarios: dict[str, Any],
     bits: int,
-    group: int | None,
+    group: GroupSize,
     symmetric: bool,
 ) -> None:
     model = tiny("tied").model()

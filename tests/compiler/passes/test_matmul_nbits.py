@@ -14,7 +14,7 @@ import pytest
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.round_to_nearest import dequantize, quantize
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import GroupSize, WeightScheme
 
 Write = Callable[[ir.Model], Path]
 RANDOM = np.random.default_rng(0)
@@ -64,10 +64,13 @@ def operators(model: ir.Model) -> list[str]:
 @pytest.mark.parametrize("k", [384, 576, 48])
 @pytest.mark.parametrize(
     ("bits", "group", "symmetric"),
-    list(itertools.product((4, 8), (32, 64, 128, None), (True, False))),
+    [
+        *itertools.product((4, 8), (32, 64, 128, "per-channel", "per-tensor"), (True, False)),
+        *itertools.product((2, 3, 6), (16, "per-tensor"), (True, False)),
+    ],
 )
 def test_the_product_stays_the_same(
-    written: Write, bits: int, group: int | None, symmetric: bool, k: int
+    written: Write, bits: int, group: GroupSize, symmetric: bool, k: int
 ) -> None:
     scheme = WeightScheme(bits, group, symmetric)
     model = linear(k)
@@ -86,7 +89,7 @@ def test_the_product_stays_the_same(
 def test_float16_scales_are_read_as_they_are_below_the_smallest_normal_too(
     written: Write, bits: int, size: float
 ) -> None:
-    scheme = WeightScheme(bits, None, True)
+    scheme = WeightScheme(bits, "per-channel", True)
     model = linear(64, dtype="float16")
     tensor = (weight_of(model) * size).astype(np.float16)
     model.graph.initializers["weight"].const_value = ir.Tensor(tensor, name="weight")

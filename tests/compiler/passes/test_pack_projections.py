@@ -21,7 +21,12 @@ from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.export import export
 
 INT4 = WeightScheme(4, 32, False)
-SCHEMES = (INT4, WeightScheme(4, 32, True), WeightScheme(8, 64, False), WeightScheme(8, None, True))
+SCHEMES = (
+    INT4,
+    WeightScheme(4, 32, True),
+    WeightScheme(8, 64, False),
+    WeightScheme(8, "per-channel", True),
+)
 
 
 def lowered(model: ir.Model, scheme: WeightScheme = INT4) -> ir.Model:

@@ -11,7 +11,7 @@ import pytest
 from castline.compiler.graph.stacked import StackedLinear, stacked_linears
 from castline.compiler.passes.packed_experts import code_bits, common_block, packed_experts
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import GroupSize, WeightScheme
 
 
 def linears(mixture: Any, scheme: WeightScheme) -> tuple[ir.Graph, tuple[StackedLinear, ...]]:
@@ -55,10 +55,15 @@ def test_a_packed_weight_stands_for_what_its_code_did(
 
 @pytest.mark.parametrize(
     ("hidden", "inner", "group", "block"),
-    [(64, 32, 32, 32), (64, 48, 32, 16), (64, 96, None, 32), (1024, 512, None, 256)],
+    [
+        (64, 32, 32, 32),
+        (64, 48, 32, 16),
+        (64, 96, "per-channel", 32),
+        (1024, 512, "per-channel", 256),
+    ],
 )
 def test_the_block_divides_the_groups_of_both_linears(
-    mixture: Any, hidden: int, inner: int, group: int | None, block: int
+    mixture: Any, hidden: int, inner: int, group: GroupSize, block: int
 ) -> None:
     sizes = {"hidden": hidden, "inner": inner, "experts": 2}
     _, found = linears(mixture(**sizes), WeightScheme(4, group, True))

@@ -67,6 +67,20 @@ def test_one_scale_per_channel_is_repeated_for_every_block(rows_are_outputs: boo
     np.testing.assert_array_equal(zeros, np.repeat(ZEROS[0][:, None], 3, axis=1))
 
 
+@pytest.mark.parametrize("rows_are_outputs", [False, True])
+def test_one_scale_for_all_is_repeated_for_every_block_and_channel(rows_are_outputs: bool) -> None:
+    codes = CODES[:48].T.copy() if rows_are_outputs else CODES[:48]
+    attributes = {"axis": 0} if rows_are_outputs else {}
+    graph, node = model_of(codes, SCALES[0, 0], ZEROS[0, 0], attributes)
+    packed = packed_matrix(graph, node)
+    assert not isinstance(packed, str)
+    assert (packed.k, packed.n, packed.block) == (48, N, 16)
+    stored, scales, zeros = map(arrays, packed.values)
+    np.testing.assert_array_equal(stored, packed_codes(CODES[:48], 8, 16))
+    np.testing.assert_array_equal(scales, np.full(N * 3, SCALES[0, 0]))
+    np.testing.assert_array_equal(zeros, np.full((N, 3), ZEROS[0, 0]))
+
+
 def test_a_matrix_that_is_asked_for_twice_is_packed_once() -> None:
     graph, node = model_of(CODES, SCALES, None, {"axis": 0, "block_size": 32})
     first, second = packed_matrix(graph, node), packed_matrix(graph, node)

@@ -12,7 +12,7 @@ import pytest
 
 from castline.compiler.passes.qmoe import QMoE
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import GroupSize, WeightScheme
 
 Run = Callable[..., list[np.ndarray]]
 INT4 = WeightScheme(4, 32, True)
@@ -33,10 +33,10 @@ def operators(model: ir.Model) -> list[str]:
 
 @pytest.mark.parametrize(
     ("bits", "group", "symmetric"),
-    list(itertools.product((4, 8), (32, 128, None), (True, False))),
+    list(itertools.product((4, 8), (32, 128, "per-channel", "per-tensor"), (True, False))),
 )
 def test_every_scheme_and_routing_gives_what_the_dequantized_experts_give(
-    mixture: Any, routed: Any, run_mixture: Run, bits: int, group: int | None, symmetric: bool
+    mixture: Any, routed: Any, run_mixture: Run, bits: int, group: GroupSize, symmetric: bool
 ) -> None:
     experts = mixture(hidden=128, inner=96)
     scheme = WeightScheme(bits, group, symmetric)
@@ -68,13 +68,13 @@ def test_activations_in_int8_are_near(mixture: Any, routed: Any, run_mixture: Ru
 @pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
 def test_every_block_size_is_right(mixture: Any, routed: Any, run_mixture: Run, block: int) -> None:
     experts = mixture(hidden=block, inner=block)
-    low = quantized(experts.model(), WeightScheme(4, None, True))
+    low = quantized(experts.model(), WeightScheme(4, "per-channel", True))
     QMoE(accuracy_level=1)(low)
     (node,) = (node for node in low.graph if node.op_type == "QMoE")
     assert node.attributes.get_int("block_size", 0) == block
     case = routed(experts)["forty tokens"]
     (found,) = run_mixture(low, case)
-    (wanted,) = run_mixture(quantized(experts.model(), WeightScheme(4, None, True)), case)
+    (wanted,) = run_mixture(quantized(experts.model(), WeightScheme(4, "per-channel", True)), case)
     assert error(found, wanted) <= 1e-5
 
 

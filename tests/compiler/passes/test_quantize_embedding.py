@@ -22,7 +22,7 @@ TABLE = "model.embed_tokens.weight"
 SCHEMES = [
     WeightScheme(bits, group, symmetric)
     for bits in (4, 8)
-    for group in (32, None)
+    for group in (32, "per-channel", "per-tensor")
     for symmetric in (True, False)
 ]
 
@@ -64,8 +64,9 @@ def test_computes_as_with_the_dequantized_table(
     ("embedding", "head"),
     [
         (WeightScheme(4, 32, False), WeightScheme(8, 64, True)),
-        (WeightScheme(8, None, True), WeightScheme(4, 32, False)),
+        (WeightScheme(8, "per-channel", True), WeightScheme(4, 32, False)),
         (WeightScheme(4, 32, True), WeightScheme(4, 64, True)),
+        (WeightScheme(6, "per-tensor", True), WeightScheme(3, "per-tensor", False)),
         (WeightScheme(8, 32, False), None),
         (None, WeightScheme(8, 32, False)),
     ],

@@ -16,7 +16,13 @@ from castline.compiler.quant.round_to_nearest import dequantize, quantize
 from castline.compiler.quant.scheme import WeightScheme
 
 Run = Callable[..., list[np.ndarray]]
-SCHEMES = [WeightScheme(*each) for each in itertools.product((4, 8), (32, None), (True, False))]
+SCHEMES = [
+    WeightScheme(*each)
+    for each in (
+        *itertools.product((4, 8), (32, "per-channel", "per-tensor"), (True, False)),
+        *itertools.product((3, 6), (32,), (True, False)),
+    )
+]
 
 
 def rounded(stack: np.ndarray, scheme: WeightScheme) -> np.ndarray:
@@ -38,7 +44,7 @@ def test_the_mixture_is_that_with_each_experts_rounded_weights(
 
 
 def test_groups_lie_along_k_and_a_channels_scale_is_a_group_of_all_k(mixture: Any) -> None:
-    for group, blocks in ((32, (32, 16)), (None, (64, 48))):
+    for group, blocks in ((32, (32, 16)), ("per-channel", (64, 48))):
         model = mixture(inner=48).model()
         QuantizeWeights(WeightScheme(4, group, True))(model)
         nodes = [node for node in model.graph if node.op_type == "DequantizeLinear"]
@@ -46,6 +52,28 @@ def test_groups_lie_along_k_and_a_channels_scale_is_a_group_of_all_k(mixture: An
         assert {node.attributes.get_int("axis", 0) for node in nodes} == {1}
         assert not {"gate_up", "down"} & set(model.graph.initializers)
         onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_one_scale_for_all_is_one_for_each_expert_repeated_for_its_channels(mixture: Any) -> None:
+    experts = mixture(inner=48)
+    model = experts.model()
+    QuantizeWeights(WeightScheme(8, "per-tensor", True))(model)
+    down = model.graph.initializers["down_scale"].const_value
+    assert down is not None
+    expected = [quantize(m, WeightScheme(8, "per-tensor", True)).scales for m in experts.down]
+    scales = down.numpy()
+    assert scales.shape == (4, 1, experts.down.shape[2])
+    np.testing.assert_array_equal(scales, np.broadcast_to(expected, scales.shape))
+    assert len(np.unique(scales)) == 4
+
+
+def test_kept_experts_stay_in_float(mixture: Any) -> None:
+    scheme = WeightScheme(4, 32, True)
+    model = mixture().model()
+    done = QuantizeWeights(scheme, kept={"down": "the recipe keeps it"})(model)
+    assert done.names == ["gate_up"]
+    assert done.left == {"the recipe keeps it": 4}
+    assert "down" in model.graph.initializers
 
 
 def test_another_group_than_asked_for_is_noted_for_every_expert(mixture: Any) -> None:

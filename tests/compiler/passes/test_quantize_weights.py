@@ -16,13 +16,14 @@ import onnxruntime
 import pytest
 import torch
 
-from castline.compiler.check.original import OriginalModel, assign
+from castline.compiler.check.original import OriginalModel
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.round_to_nearest import dequantize, quantize
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import GroupSize, RangeMethod, WeightScheme
 from castline.compiler.targets.write import write_model
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.export import export
+from castline.exporters.torch_model import assign
 
 Write = Callable[[ir.Model], Path]
 RANDOM = np.random.default_rng(0)
@@ -65,10 +66,13 @@ def run(path: Path, **feed: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize(
     ("bits", "group", "symmetric"),
-    list(itertools.product((4, 8), (32, 128, None), (True, False))),
+    [
+        *itertools.product((4, 8), (32, 128, "per-channel", "per-tensor"), (True, False)),
+        *itertools.product((2, 3, 6), (16, "per-tensor"), (True, False)),
+    ],
 )
 def test_the_product_is_that_with_the_rounded_weights(
-    written: Write, bits: int, group: int | None, symmetric: bool, dtype: type, k: int
+    written: Write, bits: int, group: GroupSize, symmetric: bool, dtype: type, k: int
 ) -> None:
     scheme = WeightScheme(bits, group, symmetric)
     model = linear(k, dtype=dtype)
@@ -88,10 +92,14 @@ def test_the_product_is_that_with_the_rounded_weights(
 @pytest.mark.parametrize(
     ("scheme", "expected"),
     [
+        (WeightScheme(2, 32, True), ["INT4", "FLOAT"]),
+        (WeightScheme(3, "per-tensor", False), ["UINT4", "FLOAT", "UINT4"]),
         (WeightScheme(4, 32, True), ["INT4", "FLOAT"]),
         (WeightScheme(4, 32, False), ["UINT4", "FLOAT", "UINT4"]),
+        (WeightScheme(5, "per-channel", True), ["INT8", "FLOAT"]),
+        (WeightScheme(6, 32, False), ["UINT8", "FLOAT", "UINT8"]),
         (WeightScheme(8, 32, True), ["INT8", "FLOAT"]),
-        (WeightScheme(8, None, False), ["UINT8", "FLOAT", "UINT8"]),
+        (WeightScheme(8, "per-channel", False), ["UINT8", "FLOAT", "UINT8"]),
     ],
 )
 def test_codes_have_the_type_that_the_scheme_asks_for(
@@ -134,6 +142,50 @@ def test_k_without_any_group_gets_one_scale_per_channel_and_is_reported() -> Non
     assert done.notes(INT4) == (
         "group 32 does not divide K = 100: one scale per channel used for 1 matrix",
     )
+
+
+def test_one_scale_for_all_is_a_scalar() -> None:
+    model = linear(64)
+    done = QuantizeWeights(WeightScheme(8, "per-tensor", False))(model)
+    assert not model.graph[0].attributes
+    _, scale, zero_point = model.graph[0].inputs
+    for part in (scale, zero_point):
+        assert part is not None
+        assert part.shape == ()
+        assert part.const_value is not None
+        assert part.const_value.numpy().shape == ()
+    assert not done.regrouped
+
+
+def test_the_range_that_the_scheme_asks_for_is_used(written: Write) -> None:
+    model = linear(128)
+    weights = model.graph.initializers["weight"].const_value.numpy()  # type: ignore[union-attr]
+    scheme = WeightScheme(3, "per-channel", True, RangeMethod("mse"))
+    QuantizeWeights(scheme)(model)
+    x = np.eye(128, dtype=np.float32)
+    found = run(written(model), x=x)
+    assert (
+        np.square(found - weights).sum()
+        < 0.9
+        * np.square(
+            dequantize(quantize(weights, WeightScheme(3, "per-channel", True))) - weights
+        ).sum()
+    )
+    np.testing.assert_allclose(found, dequantize(quantize(weights, scheme)), rtol=1e-6)
+
+
+def test_what_is_kept_stays_in_float_and_is_told_with_its_reason(
+    tiny: Callable[[str], Any],
+) -> None:
+    model = tiny("llama").model()
+    named = [f"model.layers.{index}.mlp.down_proj.weight" for index in range(2)]
+    kept = dict.fromkeys(named, "the recipe keeps it")
+    done = QuantizeWeights(INT4, kept=kept)(model)
+    assert len(done.names) == 2 * 6
+    assert not set(done.names) & set(named)
+    assert set(named) <= set(model.graph.initializers)
+    assert done.left == {"the recipe keeps it": 2}
+    assert done.notes(INT4) == ("2 matrices stay in float: the recipe keeps it",)
 
 
 def test_the_head_is_quantized_only_when_it_is_meant(tiny: Callable[[str], Any]) -> None:

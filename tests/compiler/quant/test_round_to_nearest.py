@@ -16,7 +16,9 @@ from castline.compiler.quant.scheme import WeightScheme
 
 SCHEMES = [
     WeightScheme(bits, group, symmetric)
-    for bits, group, symmetric in itertools.product((4, 8), (32, 64, 128, None), (True, False))
+    for bits, group, symmetric in itertools.product(
+        (2, 3, 4, 6, 8), (16, 32, 128, "per-channel", "per-tensor"), (True, False)
+    )
 ]
 SCALE_TYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 LARGEST = 2.0**126  # half a step beyond the largest float32 there is no float32
@@ -24,7 +26,7 @@ FLOAT32_ROUNDING = 1e-5  # of the arithmetic itself: 255 codes of 2**-24 each
 
 
 def steps_of(matrix: QuantizedMatrix) -> np.ndarray:
-    """Return the scale of every weight, [K, N]."""
+    """Return the scale of every weight, [K, N], or of one for all [K, 1]."""
     k = matrix.codes.shape[0]
     groups = matrix.scales.shape[0]
     return np.repeat(matrix.scales.astype(np.float64), k // groups, axis=0)
@@ -32,6 +34,7 @@ def steps_of(matrix: QuantizedMatrix) -> np.ndarray:
 
 def assert_within_half_a_step(weights: np.ndarray, matrix: QuantizedMatrix) -> None:
     steps = steps_of(matrix)
+    steps = np.broadcast_to(steps, weights.shape)
     apart = np.abs(dequantize(matrix).astype(np.float64) - weights.astype(np.float64))
     assert np.all(np.isfinite(steps))
     assert np.all(steps > 0)
@@ -47,7 +50,8 @@ def assert_within_half_a_step(weights: np.ndarray, matrix: QuantizedMatrix) -> N
 def test_every_weight_is_within_half_a_scale(scheme: WeightScheme, scale_type: type) -> None:
     weights = np.random.default_rng(0).standard_normal((384, 5)).astype(np.float32)
     matrix = quantize(weights, scheme, scale_type)
-    assert matrix.group == scheme.group_for(384) or matrix.group == 384
+    assert matrix.group == (scheme.group_size if isinstance(scheme.group_size, int) else 384)
+    assert matrix.scales.shape[1] == (1 if scheme.group_size == "per-tensor" else 5)
     assert matrix.scales.dtype == scale_type
     assert (matrix.zero_points is None) == scheme.symmetric
     assert matrix.codes.min() >= scheme.code_range[0]
@@ -114,7 +118,8 @@ def test_a_grid_with_zero_points_reaches_both_ends_and_holds_zero(bits: int) -> 
 @pytest.mark.parametrize("scale_type", SCALE_TYPES)
 def test_a_group_of_zeros_stays_zero(scheme: WeightScheme, scale_type: type) -> None:
     weights = np.zeros((256, 2), np.float32)
-    weights[:128, 1] = 0.5  # a neighbour that is not zero
+    if scheme.group_size != "per-tensor":
+        weights[:128, 1] = 0.5  # a neighbour that is not zero
     matrix = quantize(weights, scheme, scale_type)
     assert matrix.scales[0, 0] == 1
     np.testing.assert_array_equal(dequantize(matrix)[:, 0], weights[:, 0])
@@ -143,7 +148,7 @@ def test_scales_of_tiny_weights_are_neither_zero_nor_infinite(
 
 def test_small_float16_scales_keep_their_precision_below_the_smallest_normal() -> None:
     weights = np.linspace(-2e-3, 2e-3, 128, dtype=np.float32)[:, None]
-    matrix = quantize(weights, WeightScheme(8, None, True), np.float16)
+    matrix = quantize(weights, WeightScheme(8, "per-channel", True), np.float16)
     exact = 2e-3 / 127
     assert exact < np.finfo(np.float16).tiny
     assert exact <= float(matrix.scales.item()) <= exact + 2.0**-24
@@ -161,9 +166,10 @@ def test_odd_shapes(shape: tuple[int, int], symmetric: bool) -> None:
     weights = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     scheme = WeightScheme(4, 128, symmetric)
     matrix = quantize(weights, scheme)
-    group = scheme.group_for(shape[0]) or shape[0]
+    group = scheme.group_for(shape[0])
+    groups = shape[0] // group if isinstance(group, int) else 1
     assert matrix.codes.shape == shape
-    assert matrix.scales.shape == (shape[0] // group, shape[1])
+    assert matrix.scales.shape == (groups, shape[1])
     assert_within_half_a_step(weights, matrix)
 
 

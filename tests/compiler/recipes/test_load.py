@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import (
+    ActivationGranularity,
+    ActivationScheme,
+    WeightScheme,
+)
 from castline.compiler.recipes.load import load_recipe, preset_names, preset_text, recipe_yaml
 from castline.errors import RecipeError
 
@@ -12,7 +16,7 @@ WRONG = """\
 name: mine
 weigths: null
 weights:
-  bits: 3
+  bits: 9
   group_sise: 64
   symmetric: yes please
 head: int8
@@ -28,7 +32,7 @@ gate:
         ("float", None),
         ("w4a16-rtn", WeightScheme(bits=4, group_size=32, symmetric=False)),
         ("w4a16-rtn-sym", WeightScheme(bits=4, group_size=32, symmetric=True)),
-        ("w8a16-rtn", WeightScheme(bits=8, group_size=None, symmetric=True)),
+        ("w8a16-rtn", WeightScheme(bits=8, group_size="per-channel", symmetric=True)),
     ],
 )
 def test_presets_say_what_their_names_say(name: str, scheme: WeightScheme | None) -> None:
@@ -56,7 +60,47 @@ def test_an_override_changes_one_field() -> None:
 def test_overrides_make_a_section_where_there_was_none() -> None:
     overrides = ["head.bits=8", "head.group_size=per-channel", "head.symmetric=true"]
     recipe = load_recipe("w4a16-rtn", overrides)
-    assert recipe.head_scheme == WeightScheme(bits=8, group_size=None, symmetric=True)
+    assert recipe.head_scheme == WeightScheme(bits=8, group_size="per-channel", symmetric=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("activations.scales=static", "activations: a scale per token is known at run time only"),
+        ("activations.range=mse", "activations: range is mse; dynamic ranges are by max"),
+        ("smoothing.alpha=2", "smoothing.alpha: expected search, or a number from 0 to 1"),
+        ("smoothing.sites=[norm, gate]", "smoothing.sites: expected a list of the sites"),
+        ("keep=5", "keep: expected a list of patterns"),
+        ("keep=[5]", "keep: expected a list of patterns"),
+        ("kv_cache.granularity=per-token", "kv_cache.granularity: expected per-tensor"),
+        ("calibration.samples=0", "calibration.samples: expected a whole number from 1"),
+    ],
+)
+def test_what_does_not_go_together_is_said(override: str, complaint: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("w8a8-smoothquant", [override])
+    assert str(caught.value).startswith(f"override {override!r}: {complaint}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("level", "weights", "granularity", "dynamic"),
+    [
+        ("w8a8-smoothquant-o1", "per-tensor", "per-token", True),
+        ("w8a8-smoothquant-o2", "per-tensor", "per-tensor", True),
+        ("w8a8-smoothquant-o3", "per-tensor", "per-tensor", False),
+        ("w8a8-smoothquant-static", "per-channel", "per-tensor", False),
+        ("w8a8-smoothquant", "per-channel", "per-token", True),
+    ],
+)
+def test_smoothquants_levels_are_those_of_the_papers_table_2(
+    level: str, weights: str, granularity: ActivationGranularity, dynamic: bool
+) -> None:
+    recipe = load_recipe(level)
+    assert recipe.smooths
+    assert recipe.weights is not None
+    assert (recipe.weights.bits, recipe.weights.group_size) == (8, weights)
+    assert recipe.activations_scheme == ActivationScheme(8, granularity, dynamic)
 
 
 def test_an_override_can_remove_a_section() -> None:
@@ -78,8 +122,8 @@ def test_all_that_is_wrong_is_said_at_once_with_lines_and_near_misses(tmp_path: 
     complaints = str(caught.value).splitlines()
     expected = [
         "line 2: weigths: there is no such field (did you mean weights?)",
-        "line 3: weights.group_size: is missing; expected 32, 64, 128",
-        "line 4: weights.bits: expected 4 or 8; found 3.",
+        "line 3: weights.group_size: is missing; expected 16, 32, 64, 128",
+        "line 4: weights.bits: expected a whole number from 2 to 8; found 9.",
         "line 5: weights.group_sise: there is no such field (did you mean group_size?)",
         "line 6: weights.symmetric: expected true (no zero-points) or false; found yes please.",
         "line 7: head: expected keep, or a section with bits, group_size and symmetric; found int8",
@@ -92,8 +136,8 @@ def test_all_that_is_wrong_is_said_at_once_with_lines_and_near_misses(tmp_path: 
 
 
 def test_a_wrong_override_is_named_as_it_was_given() -> None:
-    with pytest.raises(RecipeError, match=r"override 'weights.bits=3': weights.bits: expected 4"):
-        load_recipe("w4a16-rtn", ["weights.bits=3"])
+    with pytest.raises(RecipeError, match=r"override 'weights.bits=1': weights.bits: expected a w"):
+        load_recipe("w4a16-rtn", ["weights.bits=1"])
 
 
 @pytest.mark.parametrize("override", ["weights.bits", "=4"])

@@ -4,7 +4,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from castline.compiler.quant.scheme import WeightScheme
-from castline.compiler.recipes.recipe import QuantizedWeights, Recipe
+from castline.compiler.recipes.quantized import QuantizedWeights
+from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.recipes.thresholds import Thresholds
 
 
@@ -15,7 +16,7 @@ def test_sections_become_schemes_and_keep_becomes_none() -> None:
         head=QuantizedWeights(bits=8, group_size="per-channel", symmetric=True),
     )
     assert recipe.weights_scheme == WeightScheme(bits=4, group_size=64, symmetric=False)
-    assert recipe.head_scheme == WeightScheme(bits=8, group_size=None, symmetric=True)
+    assert recipe.head_scheme == WeightScheme(bits=8, group_size="per-channel", symmetric=True)
     assert recipe.embedding_scheme is None
 
 
@@ -36,3 +37,35 @@ def test_a_recipe_is_frozen() -> None:
 @pytest.mark.parametrize("model", [Recipe, QuantizedWeights, Thresholds])
 def test_every_field_says_what_is_expected_there(model: type[BaseModel]) -> None:
     assert all(field.description for field in model.model_fields.values())
+
+
+def test_a_pattern_keeps_weights_by_their_names() -> None:
+    recipe = Recipe(name="mine", weights=None, keep=("*.down_proj", "model.layers.0.*"))
+    assert recipe.keeps("model.layers.3.mlp.down_proj.weight") == "*.down_proj"
+    assert recipe.keeps("model.layers.0.mlp.up_proj.weight") == "model.layers.0.*"
+    assert recipe.keeps("model.layers.10.mlp.up_proj.weight") is None
+
+
+def test_a_search_depends_on_all_but_names_gate_head_and_embedding() -> None:
+    recipe = Recipe(name="mine", weights=None)
+    searched = set(recipe.searched)
+    assert searched == {
+        "algorithm", "weights", "activations", "kv_cache", "smoothing", "calibration", "keep",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "needed"),
+    [
+        ({}, False),
+        ({"activations": {"bits": 8, "granularity": "per-token", "scales": "dynamic"}}, False),
+        ({"activations": {"bits": 8, "granularity": "per-tensor", "scales": "static"}}, True),
+        ({"kv_cache": {"granularity": "per-channel"}}, True),
+        ({"algorithm": "smoothquant"}, True),
+    ],
+)
+def test_numbers_from_a_text_are_needed_for_scales_and_static_ranges(
+    fields: dict[str, object], needed: bool
+) -> None:
+    recipe = Recipe.model_validate({"name": "mine", "weights": None, **fields})
+    assert recipe.needs_calibration is needed

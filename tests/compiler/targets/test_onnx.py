@@ -1,7 +1,8 @@
-"""The onnx target leaves the neutral graph as it is, but for experts."""
+"""The onnx target leaves the neutral graph as it is, but for experts and signed codes."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,48 @@ def test_experts_get_the_tokens_that_chose_them_in_standard_operators(
     for steps in mixture_scenarios.values():
         for found, wanted in zip(run_steps(after, steps), run_steps(before, steps), strict=True):
             assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
+@pytest.mark.parametrize("kind", ["static", "per token", "per tensor"])
+def test_onnx_runtime_multiplies_integers_in_every_layer(
+    tiny: Callable[[str], Any],
+    written: Callable[[ir.Model], Path],
+    activations: dict[str, Any],
+    optimized_operators: Callable[[Path], Counter[str]],
+    kind: str,
+    granularity: str,
+) -> None:
+    model = tiny("qwen2").model()
+    scheme = WeightScheme(8, granularity, True)  # type: ignore[arg-type]
+    names = activations[kind].quantized(model, scheme)
+    assert Onnx().lower(model, 512) == Lowered()
+    operators = optimized_operators(written(model))
+    integer = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul")
+    assert sum(operators[op] for op in integer) == len(names)
+    assert operators["MatMul"] == 0
+
+
+@pytest.mark.parametrize("kind", ["static", "per token", "per tensor"])
+def test_activations_in_codes_stay_near_those_in_float(
+    tiny: Callable[[str], Any],
+    written: Callable[[ir.Model], Path],
+    run_steps: Callable[..., list[np.ndarray]],
+    scenarios: dict[str, Any],
+    activations: dict[str, Any],
+    kind: str,
+) -> None:
+    scheme = WeightScheme(8, "per-channel", True)
+    plain, model = tiny("llama").model(), tiny("llama").model()
+    QuantizeWeights(scheme)(plain)
+    activations[kind].quantized(model, scheme)
+    Onnx().lower(model, 512)
+    before, after = written(plain), written(model)
+    for scenario in ("prefill", "left padding"):
+        steps = scenarios[scenario]
+        for found, wanted in zip(run_steps(after, steps), run_steps(before, steps), strict=True):
+            difference = np.abs(found - wanted).max() / np.abs(wanted).max()
+            assert 0 < difference < 0.1
 
 
 def test_experts_that_stay_dense_are_noted(mixture_decoder: Callable[[str], ir.Model]) -> None:

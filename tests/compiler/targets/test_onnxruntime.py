@@ -33,7 +33,9 @@ CONTEXT = 512
 INT4 = WeightScheme(4, 32, False)
 ALL_SCHEMES = [
     WeightScheme(bits, group, symmetric)
-    for bits, group, symmetric in itertools.product((4, 8), (32, 64, 128, None), (True, False))
+    for bits, group, symmetric in itertools.product(
+        (4, 8), (32, 64, 128, "per-channel"), (True, False)
+    )
 ]
 
 
@@ -133,6 +135,37 @@ def test_every_architecture_computes_what_its_neutral_form_does(
     record_property("worst relative error", error)
     record_property("notes", "; ".join(notes))
     assert error <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["static", "per token", "per tensor"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "odd"])
+def test_quantized_activations_lose_nothing_more_in_the_lowered_graph(
+    tiny: Callable[[str], Any],
+    written: Callable[[ir.Model], Path],
+    run_steps: Run,
+    scenarios: dict[str, Any],
+    activations: dict[str, Any],
+    name: str,
+    kind: str,
+) -> None:
+    scheme = WeightScheme(8, "per-channel", True)
+    neutral, model = tiny(name).model(), tiny(name).model()
+    activations[kind].quantized(neutral, scheme)
+    names = activations[kind].quantized(model, scheme)
+    notes = lowered(model)
+    assert [note for note in notes if "attention" not in note] == []
+    operators = [node.op_type for node in model.graph]
+    assert operators.count("MatMulIntegerToFloat") == len(names)
+    assert operators.count("MatMulNBits") == 0
+    assert ("GroupQueryAttention" in operators) == (name != "odd")
+    steps = scenarios["left padding"]
+    found, wanted = run_steps(written(model), steps), run_steps(written(neutral), steps)
+    # What lies between two codes may fall to the other: sums of floats are rounded.
+    assert worst(found, wanted) <= 0.03
+    assert all(
+        np.median(np.abs(a - b)) <= 2e-3 * np.abs(b).max()
+        for a, b in zip(found, wanted, strict=True)
+    )
 
 
 def made(folder: Path) -> Path:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from castline.compiler.targets.tensorrt_rtx.refusals import Finding, grouped, refusals, remarks
+from castline.plugins.linear_w8a8.op import LINEAR_W8A8
 
 SaveLinear = Callable[..., Path]
 SaveAttention = Callable[..., Path]
@@ -87,6 +90,59 @@ def test_int8_at_run_time_is_refused(save_graph: SaveGraph) -> None:
         [("y", TensorProto.INT32, [2, 2])],
     )
     assert [refusal.node for refusal in refusals(model)] == ["quantize", "multiply"]
+
+
+def test_our_ops_are_refused_by_name_and_not_by_what_they_are_made_of(
+    save_graph: SaveGraph,
+) -> None:
+    inputs = ["codes", "scale", "w", "w.scale"]
+    node = helper.make_node("LinearW8A8", inputs, ["y"], "proj", domain="castline")
+    types = (TensorProto.INT8, TensorProto.FLOAT, TensorProto.INT8, TensorProto.FLOAT)
+    shapes = ([2, 2], [2, 1], [2, 2], [2])
+    path = save_graph(
+        [node], list(zip(inputs, types, shapes, strict=True)), [("y", TensorProto.FLOAT, [2, 2])]
+    )
+    model = ir.load(path)
+    LINEAR_W8A8.define_in(model)
+    ir.save(model, path)
+    (refusal,) = refusals(path)
+    assert (refusal.node, refusal.operator) == ("proj", "LinearW8A8")
+    assert "use static scales or weight-only" in refusal.reason
+
+
+@pytest.mark.parametrize(
+    ("grouped", "weight_type", "remarked"),
+    [
+        (False, TensorProto.INT8, False),
+        (True, TensorProto.INT8, True),
+        (True, TensorProto.INT4, True),
+    ],
+)
+def test_weights_that_quantized_activations_expand_are_remarked(
+    save_linear: SaveLinear, grouped: bool, weight_type: int, remarked: bool
+) -> None:
+    path = save_linear(block=32, weight_type=weight_type)
+    assert remarks(path) == ()
+    model = onnx.load(path)
+    if not grouped:
+        per_tensor = onnx.numpy_helper.from_array(np.array(0.5, np.float16), "proj.scale")
+        model.graph.initializer[1].CopyFrom(per_tensor)
+        del model.graph.node[0].attribute[:]
+    grid = ["grid.scale", "grid.zero"]
+    model.graph.initializer.extend(
+        [
+            onnx.numpy_helper.from_array(np.array(0.1, np.float16), grid[0]),
+            onnx.numpy_helper.from_array(np.array(0, np.int8), grid[1]),
+        ]
+    )
+    quantize = helper.make_node("QuantizeLinear", ["inputs_embeds", *grid], ["codes"], "quantize")
+    back = helper.make_node("DequantizeLinear", ["codes", *grid], ["rounded"], "back")
+    model.graph.node[-1].input[0] = "rounded"
+    for position, node in enumerate((quantize, back)):
+        model.graph.node.insert(position, node)
+    onnx.save(model, path)
+    assert refusals(path) == ()
+    assert [remark.node for remark in remarks(path)] == ["proj"] * remarked
 
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])

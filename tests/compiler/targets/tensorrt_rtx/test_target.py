@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
+from castline.compiler.passes.quantize_cache import QuantizeCache
 from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.plan.decisions import PlannedCache
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.targets.target import Lowered
 from castline.compiler.targets.tensorrt_rtx import target as module
-from castline.compiler.targets.tensorrt_rtx.build import EngineFacts
+from castline.compiler.targets.tensorrt_rtx.build import EngineFacts, build_engine
 from castline.compiler.targets.tensorrt_rtx.profile import Profile, Range
 from castline.compiler.targets.tensorrt_rtx.target import TensorRTRTX
 from castline.compiler.targets.tensorrt_rtx.weights import WeightBytes, WeightJudgement
@@ -173,6 +177,32 @@ def test_every_architecture_becomes_an_engine(
     record_property("engine bytes", built.bytes)
     assert built.bytes is not None
     assert built.bytes > 0
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
+@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT16, ir.DataType.FLOAT])
+def test_static_int8_activations_and_caches_become_an_engine(
+    sample: Callable[[str], Any],
+    activations: dict[str, Any],
+    tmp_path: Path,
+    dtype: ir.DataType,
+    granularity: str,
+) -> None:
+    model = sample("llama").graph(dtype)
+    names = activations["static"].quantized(model, WeightScheme(8, granularity, True))  # type: ignore[arg-type]
+    scale = np.full((2, 16) if granularity == "per-channel" else 1, 0.1, np.float32)
+    assert QuantizeCache(dict.fromkeys(range(3), PlannedCache(scale, scale)))(model).left == {}
+    TensorRTRTX().lower(model, CONTEXT)
+    facts = build_engine(
+        write_model(model, tmp_path),
+        tmp_path / "model.engine",
+        profile=Profile().clipped(CONTEXT),
+        progress=SilentProgress(),
+    )
+    assert facts.layers["DEQUANTIZE"] >= len(names)
+    assert facts.layers["QUANTIZE"] >= 4 * 3, "a value a kind of input a layer"
+    assert facts.remarks == ()
 
 
 def test_an_encoders_engine_has_no_past(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

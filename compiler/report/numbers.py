@@ -38,3 +38,8 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{significant(seconds)} s"
     return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def decibels(ratio: float) -> str:
+    """A ratio in dB with one decimal; an infinite one, of what has no error at all, is "exact"."""
+    return "exact" if ratio == math.inf else f"{ratio:.1f}"

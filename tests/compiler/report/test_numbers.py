@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from castline.cli.numbers import duration, percentage, significant, size
+from castline.compiler.report.numbers import decibels, duration, percentage, significant, size
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,9 @@ def test_shares_and_times() -> None:
     assert percentage(0.7451) == "74.5 %"
     assert duration(9.54) == "9.54 s"
     assert duration(125.9) == "2 min 5 s"
+
+
+def test_no_noise_at_all_is_exact() -> None:
+    assert decibels(31.26) == "31.3"
+    assert decibels(math.inf) == "exact"
+    assert decibels(-math.inf) == "-inf"

@@ -1,0 +1,127 @@
+"""Lower products of codes to MatMulIntegerToFloat, which multiplies bytes and scales the sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from castline.compiler.graph.products import Product, products
+from castline.compiler.passes.contrib import DOMAIN, import_contrib
+from castline.compiler.passes.linear_bias import bias_after
+from castline.compiler.passes.node_writer import NodeWriter
+from castline.compiler.passes.replace import remove_unused, take_over
+from castline.compiler.passes.unsigned_activations import UnsignedQuantizers
+from castline.plugins.linear_w8a8.op import LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC
+
+_BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
+
+
+@dataclass(frozen=True)
+class MatMulIntegerToFloat:
+    """One node a linear; where each token has a scale of its own, a Mul after it.
+
+    It stands for castline.LinearW8A8, and for a MatMul of two DequantizeLinears whose weights have
+    one scale, or one a channel. Codes of activations are unsigned: x86 multiplies unsigned by
+    signed bytes, and takes ten times longer otherwise. The sums are exact either way.
+    """
+
+    def __call__(self, model: ir.Model) -> dict[str, str]:
+        """Rewrite `model` in place; return the products of codes left alone, with the reason."""
+        declined: dict[str, str] = {}
+        quantizers = UnsignedQuantizers(model.graph)
+        for node in list(model.graph):
+            if LINEAR_W8A8.is_op_of(node) or LINEAR_W8A8_ASYMMETRIC.is_op_of(node):
+                reason = _dynamic(model.graph, node, quantizers)
+                if reason:
+                    declined[str(node.name)] = reason
+                else:
+                    import_contrib(model)
+        for product in products(model):
+            quantize = _static_quantizer(product)
+            if quantize is not None:
+                _static(model.graph, product, quantize)
+                import_contrib(model)
+        return declined
+
+
+def _dynamic(graph: ir.Graph, node: ir.Node, quantizers: UnsignedQuantizers) -> str | None:
+    codes, (weight_codes, weight_scale) = node.inputs[0], node.inputs[-2:]
+    quantizer = codes.producer() if codes is not None else None
+    assert quantizer is not None, "QuantizeActivations quantizes what LinearW8A8 reads"
+    x = quantizers.of(quantizer)
+    if isinstance(x, str):
+        return x
+    assert weight_scale is not None, "LinearW8A8 has the scale of its weights"
+    writer = NodeWriter(graph, str(node.name), node)
+    float_type = weight_scale.dtype
+    unit = quantizers.shared("unit_scale", np.array(1, np.float32))
+    scales = [unit if x.per_token else x.scale, _wide(weight_scale, writer)]
+    value = writer.add(
+        "MatMulIntegerToFloat",
+        [x.codes, weight_codes, *scales, x.zero_point],
+        domain=DOMAIN,
+    )
+    if x.per_token:
+        value = writer.add("Mul", [value, x.scale])
+    if float_type != ir.DataType.FLOAT:
+        value = writer.add("Cast", [value], {"to": float_type or ir.DataType.FLOAT})
+    take_over(node.outputs[0], value)
+    remove_unused(graph, [node])
+    return None
+
+
+def _static_quantizer(product: Product) -> ir.Node | None:
+    """Return the QuantizeLinear of what a product of codes by codes reads; None for another."""
+    dequantize, value = product.dequantize, product.node.inputs[0]
+    if dequantize is None:
+        return None
+    grouped = dequantize.attributes.get_int("block_size", 0) > 0
+    codes = None if grouped else dequantize.inputs[0]
+    if codes is None or codes.dtype not in _BYTES:
+        return None
+    for op_type in ("DequantizeLinear", "QuantizeLinear"):
+        producer = value.producer() if value is not None else None
+        if producer is None or producer.op_type != op_type:
+            return None
+        value = producer.inputs[0]
+    return producer
+
+
+def _static(graph: ir.Graph, product: Product, quantize: ir.Node) -> None:
+    assert product.dequantize is not None, "checked by the caller"
+    weight_codes, weight_scale, *weight_zeros = product.dequantize.inputs
+    scale, zero_point = quantize.inputs[1:3]
+    assert weight_codes is not None, "DequantizeLinear has codes"
+    assert weight_codes.shape is not None, "initializers have shapes"
+    assert weight_scale is not None, "DequantizeLinear has scales"
+    assert scale is not None, "QuantizeLinear has a scale"
+    wide = product.float_type == ir.DataType.FLOAT
+    n = int(weight_codes.shape.numpy()[1])
+    bias, last = bias_after(product.node, n) if wide else (None, product.node)
+    writer = NodeWriter(graph, str(product.node.name), last)
+    value = writer.add(
+        "MatMulIntegerToFloat",
+        [
+            quantize.outputs[0],
+            weight_codes,
+            _wide(scale, writer),
+            _wide(weight_scale, writer),
+            zero_point,
+            *(weight_zeros or [None]),
+            bias,
+        ],
+        domain=DOMAIN,
+    )
+    if not wide:
+        value = writer.add("Cast", [value], {"to": product.float_type})
+    take_over(last.outputs[0], value)
+    remove_unused(graph, [last])
+
+
+def _wide(scale: ir.Value, writer: NodeWriter) -> ir.Value:
+    """Return a scale in float32, which is what the CPU kernel takes."""
+    if scale.dtype == ir.DataType.FLOAT:
+        return scale
+    return writer.add("Cast", [scale], {"to": ir.DataType.FLOAT})

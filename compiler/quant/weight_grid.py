@@ -1,0 +1,72 @@
+"""Lay a grid of codes over ranges of weights, and round weights to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from castline.compiler.quant.arrays import Array
+from castline.compiler.quant.scheme import WeightScheme
+
+# The least normal float32: division by less may be flushed to division by zero. In float16 it
+# becomes the least number there is, 2**-24.
+LEAST_SCALE = np.float32(2.0**-126)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightGrid:
+    """What turns codes into weights, (code - zero) * scale, for groups [G, group, N] of weights."""
+
+    scales: Array
+    """[G, 1, N], or [1, 1, 1] where all weights share one; above zero, as they are stored."""
+    zero_points: Array | None
+    """float32 whole numbers in the shape of the scales; None on a symmetric grid."""
+    code_range: tuple[int, int]
+    """Smallest and largest code."""
+
+    def codes(self, weights: Array) -> Array:
+        """Return the nearest codes, float32 [G, group, N]; beyond the grid, the last code."""
+        codes = weights / self.scales.astype(np.float32)
+        np.rint(codes, out=codes)
+        if self.zero_points is not None:
+            codes += self.zero_points
+        return np.clip(codes, *self.code_range, out=codes)
+
+    def weights(self, codes: Array) -> Array:
+        """Return the weights float32 [G, group, N] that `codes` stand for."""
+        if self.zero_points is None:
+            return codes.astype(np.float32) * self.scales.astype(np.float32)
+        weights = codes.astype(np.float32) - self.zero_points
+        weights *= self.scales.astype(np.float32)
+        return weights
+
+
+def weight_grid(
+    low: Array, high: Array, scheme: WeightScheme, scale_type: npt.DTypeLike
+) -> WeightGrid:
+    """Return the grid that reaches from `low` to `high`, float32 of one shape, and holds 0.
+
+    The symmetric scale is the smallest that reaches both ends, max(high / 7, -low / 8) for 4 bits,
+    where AWQ takes max|w| / 7; the zero-point grid always holds 0, which AWQ's does not for a group
+    of one sign. A group of zeros gets the scale 1. Scales are rounded up to `scale_type`, so that
+    as stored they still reach both ends.
+    """
+    least, most = scheme.code_range
+    if scheme.symmetric:
+        scales = np.maximum(np.maximum(high, 0) / most, np.minimum(low, 0) / least)
+        return WeightGrid(_stored(scales, scale_type), None, (least, most))
+    # Divided first: the difference of the largest and the least float32 is infinite.
+    scales = _stored(np.maximum(high, 0) / most - np.minimum(low, 0) / most, scale_type)
+    steps = scales.astype(np.float32)
+    zero_points = np.clip(np.rint(-np.minimum(low, 0) / steps), least, most)
+    return WeightGrid(scales, zero_points, (least, most))
+
+
+def _stored(scales: Array, scale_type: npt.DTypeLike) -> Array:
+    """Round scales up to the type they are kept in; 0, that of a group of zeros, becomes 1."""
+    wanted = np.where(scales > 0, np.maximum(scales, LEAST_SCALE), np.float32(1))
+    kept = wanted.astype(scale_type)
+    above = np.nextafter(kept, np.asarray(np.inf, scale_type))
+    return np.where(kept.astype(np.float32) < wanted, above, kept)

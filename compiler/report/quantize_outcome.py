@@ -1,0 +1,60 @@
+"""Say what a search for a plan came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from castline.compiler.plan.decisions import PlannedLinear, QuantPlan
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizeOutcome:
+    """What `castline quantize` wrote."""
+
+    output: Path
+    source: str
+    recipe: str
+    plan: QuantPlan
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def quantized(self) -> tuple[PlannedLinear, ...]:
+        """The linears of which anything is quantized."""
+        return tuple(one for one in self.plan.linears.values() if one.kept is None)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Why linears stay in float -> how many."""
+        return dict(Counter(one.kept for one in self.plan.linears.values() if one.kept))
+
+    @property
+    def folded(self) -> int:
+        """Number of sites with a scale."""
+        return sum(site.scale is not None for site in self.plan.sites)
+
+    def worst(self, count: int) -> tuple[PlannedLinear, ...]:
+        """Return the linears whose outputs lose most, the worst first."""
+        measured = [one for one in self.quantized if one.output_sqnr is not None]
+        return tuple(sorted(measured, key=lambda one: one.output_sqnr or 0.0)[:count])
+
+    def to_json(self) -> dict[str, object]:
+        """The fields by name; of the plan, what a machine asks first."""
+        identity = self.plan.identity
+        return {
+            "output": str(self.output),
+            "source": self.source,
+            "recipe": self.recipe,
+            "checkpoint_sha256": identity.checkpoint_sha256,
+            "calibration": vars(identity.calibration),
+            "blocks": len(self.plan.blocks),
+            "linears": len(self.plan.linears),
+            "quantized": len(self.quantized),
+            "kept": self.kept,
+            "sites": len(self.plan.sites),
+            "folded": self.folded,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,1 @@
+"""Search numbers block by block, in torch: what the quantization plan says."""

@@ -1,0 +1,88 @@
+"""Note what the linears of a block read: peaks of every channel, and some rows to try things on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+
+from castline.compiler.search.linear_calls import LinearCall
+from castline.errors import CheckpointError
+
+Tensor: TypeAlias = torch.Tensor
+Reader: TypeAlias = tuple[str, int | None]
+"""A matrix: its parameter's name, and which of a stack it is."""
+
+ROWS = 512
+"""Rows of activations that are kept for every linear to measure errors on."""
+
+
+@dataclass(eq=False)
+class Observed:
+    """What one linear read on the calibration text."""
+
+    low: Tensor
+    """[K]: the least value of each channel."""
+    high: Tensor
+    """[K]: the largest."""
+    parts: list[Tensor] = field(default_factory=list)
+
+    @property
+    def peaks(self) -> Tensor:
+        """Return the largest absolute value of each channel, [K]."""
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+    @property
+    def rows(self) -> Tensor:
+        """Some of what it read, [rows, K]."""
+        return torch.cat(self.parts)
+
+
+@dataclass(eq=False)
+class Observations:
+    """What every linear of a block read; an answer for LinearCalls."""
+
+    calls: int
+    """How many times the block will be run."""
+    seed: int
+    seen: dict[Reader, Observed] = field(default_factory=dict)
+    transposed: set[str] = field(default_factory=set)
+    """The parameters that are stored as [K, N]."""
+    _turn: int = 0
+
+    def next_batch(self) -> None:
+        """Say that the block is run once more."""
+        self._turn += 1
+
+    def __call__(self, call: LinearCall) -> Tensor:
+        """Note what is read, and answer as the model would.
+
+        Raises CheckpointError that names the linear if it reads what is not finite.
+        """
+        x = call.x.reshape(-1, call.x.shape[-1])
+        if call.transposed:
+            self.transposed.add(call.name)
+        if len(x):
+            self._note((call.name, call.expert), x)
+        return call.answer()
+
+    def _note(self, reader: Reader, x: Tensor) -> None:
+        low, high = x.amin(dim=0), x.amax(dim=0)  # faster together than torch.aminmax is
+        finite = torch.isfinite(low) & torch.isfinite(high)
+        if not finite.all():
+            raise CheckpointError(
+                f"{reader[0]}: what it reads on the calibration text is not finite (NaN or Inf) in "
+                f"{int((~finite).sum())} of {len(finite)} channels. Nothing sound can be measured; "
+                "get the checkpoint again, or try another calibration text."
+            )
+        known = self.seen.setdefault(reader, Observed(low, high))
+        known.low, known.high = torch.minimum(known.low, low), torch.maximum(known.high, high)
+        known.parts.append(self._some(x))
+
+    def _some(self, x: Tensor) -> Tensor:
+        """Return a few rows, by chance: a first token, which may be an outlier, is rarely one."""
+        count = max(1, ROWS // self.calls)
+        chance = torch.Generator().manual_seed(self.seed * 1_000_003 + self._turn)
+        chosen = torch.randperm(len(x), generator=chance)[:count]
+        return x[chosen.to(x.device)].clone()

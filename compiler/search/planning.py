@@ -1,0 +1,145 @@
+"""Find the numbers of a quantization block by block, and keep them in a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from castline.compiler.graph.folds.site import Site
+from castline.compiler.plan.decisions import PlannedBlock, PlannedCache, QuantPlan
+from castline.compiler.plan.store import PlanStore
+from castline.compiler.quant.scheme import QuantParameters
+from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.search.block_plan import BlockSearch, SiteDecision
+from castline.compiler.search.blocks import BlockModel
+from castline.compiler.search.hidden_states import HiddenStates, HiddenStatesWriter
+from castline.compiler.search.linear_calls import LinearCalls
+from castline.compiler.search.observation import Observations
+from castline.compiler.search.static_ranges import SiteRanges, cache_scales
+from castline.progress import Progress
+
+Tokens: TypeAlias = NDArray[np.int64]
+
+_TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the graph tells the search: nothing else of it is needed."""
+
+    sites: tuple[Site, ...]
+    """Where linears read, and what takes a scale up."""
+
+    kept: Mapping[str, str]
+    """Name of a weight that stays in float -> why, as the end of a sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlanSearch:
+    """Runs a model's blocks on the calibration text, one after the other, and decides for each."""
+
+    model: BlockModel
+    searched: Searched
+    recipe: Recipe
+    tokens: Tokens
+    """[samples, length]."""
+
+    def into(self, store: PlanStore, progress: Progress) -> QuantPlan:
+        """Go on from the store's last finished block, and return the plan when all are done."""
+        blocks = len(self.model.blocks)
+        first = self._entering(store)
+        with progress.stage("Quantizing, block by block", total=blocks, unit="blocks") as advance:
+            advance(first)
+            for index in range(first, blocks):
+                store.write(self._block(index, store.work))
+                _states(store.work, index).path.unlink()
+                advance(1)
+        return store.finish()
+
+    def _entering(self, store: PlanStore) -> int:
+        """Return the block to go on with; what enters it is on the disk then."""
+        first = store.finished
+        if first == len(self.model.blocks) or _states(store.work, first).path.is_file():
+            return first
+        with self._writer(store.work, 0) as writer:
+            for begin in range(0, len(self.tokens), self._rows):
+                writer.append(self.model.entering(self.tokens[begin : begin + self._rows]))
+        return 0
+
+    def _block(self, index: int, work: Path) -> PlannedBlock:
+        entering = _states(work, index)
+        sites = self._sites(index)
+        with self.model.loaded(index):
+            parameters = self.model.parameters(index)
+            observations = Observations(-(-len(self.tokens) // self._rows), seed=index)
+            with self._writer(work, index + 1) as writer, LinearCalls(parameters, observations):
+                for batch in entering.batches(self._rows):
+                    writer.append(self.model.run(index, batch))
+                    observations.next_batch()
+            search = BlockSearch(self.recipe, parameters, self.searched.kept)
+            decisions = search.fold(sites, observations)
+            ranges, cache = self._static(index, decisions, parameters, entering)
+            linears = [search.linears(one, observations, ranges) for one in decisions]
+        return PlannedBlock(
+            index,
+            self.model.prefix(index).removesuffix("."),
+            tuple(linear for each in linears for linear in each),
+            tuple(decision.planned for decision in decisions),
+            cache,
+        )
+
+    def _static(
+        self,
+        index: int,
+        decisions: Sequence[SiteDecision],
+        parameters: Mapping[str, torch.Tensor],
+        entering: HiddenStates,
+    ) -> tuple[dict[str, QuantParameters], PlannedCache | None]:
+        """Run the folded block once more, if a static range is asked for, and take it."""
+        scheme, cached = self.recipe.activations_scheme, self.recipe.cache_scheme
+        if (scheme is None or scheme.dynamic) and cached is None:
+            return {}, None
+        wanted = {
+            next(name for name in one.planned.linears if name not in self.searched.kept): (
+                one.planned.site
+            )
+            for one in decisions
+            if any(name not in self.searched.kept for name in one.planned.linears)
+        }
+        ranges = SiteRanges(wanted if scheme is not None and not scheme.dynamic else {}, scheme)
+        if self.model.cache is not None:
+            self.model.cache.peaks.pop(index, None)
+        with LinearCalls(parameters, ranges):
+            for batch in entering.batches(self._rows):
+                self.model.run(index, batch)
+        cache = None
+        if cached is not None and self.model.cache is not None:
+            cache = cache_scales(self.model.cache.peaks[index], cached)
+        return ranges.parameters(), cache
+
+    def _sites(self, index: int) -> tuple[Site, ...]:
+        prefix = self.model.prefix(index)
+        return tuple(
+            site
+            for site in self.searched.sites
+            if any(consumer.linear.startswith(prefix) for consumer in site.consumers)
+        )
+
+    @property
+    def _rows(self) -> int:
+        """Samples that are run at once."""
+        length: int = self.tokens.shape[1]
+        return max(1, _TOKENS_AT_ONCE[self.model.device.type] // length)
+
+    def _writer(self, work: Path, index: int) -> HiddenStatesWriter:
+        return HiddenStatesWriter(_states(work, index).path, *self.tokens.shape)
+
+
+def _states(work: Path, index: int) -> HiddenStates:
+    return HiddenStates(work / f"entering-{index:03}.npy")

@@ -1,0 +1,86 @@
+"""Measure what quantization costs the linears of a site whose scale is folded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import torch
+
+from castline.compiler.plan.decisions import PlannedLinear
+from castline.compiler.quant.scheme import QuantParameters
+from castline.compiler.quant.sqnr import decibels
+from castline.compiler.search.quantizer import Quantizer
+from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
+
+Tensor: TypeAlias = torch.Tensor
+
+
+def planned_linears(
+    problem: SiteProblem,
+    scale: Tensor,
+    quantizer: Quantizer,
+    ranges: Mapping[str, QuantParameters],
+    kept: Mapping[str, str],
+) -> Iterator[PlannedLinear]:
+    """Yield each linear of a site, or stack of them, with its ratios of signal to noise.
+
+    The weights of `problem` are folded, what was observed is not: it is divided by `scale`
+    [scales] here. `ranges` has the parameters of static activations by the site's value.
+    """
+    parameters = ranges.get(problem.site.value)
+    for name in dict.fromkeys(linear.name for linear in problem.linears):
+        parts = [linear for linear in problem.linears if linear.name == name]
+        reason = kept.get(name)
+        before, after = _peaks(parts, scale)
+        # Dynamic ranges of a whole text are those of its peak.
+        measured = parameters or quantizer.expected_parameters(after)
+        yield PlannedLinear(
+            name=name,
+            weights=None if reason else quantizer.weights,
+            activations=None if reason else quantizer.activations,
+            parameters=None if reason else parameters,
+            kept=reason,
+            weight_sqnr=None if reason else _weight_sqnr(parts, quantizer),
+            output_sqnr=None if reason else _output_sqnr(parts, scale, quantizer, measured),
+            peak_before=before,
+            peak_after=after,
+        )
+
+
+def _peaks(parts: list[ReadingLinear], scale: Tensor) -> tuple[float, float]:
+    seen = [(one.observed.peaks, one.channels(scale)) for one in parts if one.observed is not None]
+    before = max((float(peaks.max()) for peaks, _ in seen), default=0.0)
+    return before, max((float((p / channels).max()) for p, channels in seen), default=0.0)
+
+
+def _weight_sqnr(parts: list[ReadingLinear], quantizer: Quantizer) -> float | None:
+    if quantizer.weights is None:
+        return None
+    signal = noise = 0.0
+    for one in parts:
+        signal += _squares(one.weight)
+        noise += _squares(one.weight - quantizer.weight(one.weight))
+    return decibels(signal, noise)
+
+
+def _output_sqnr(
+    parts: list[ReadingLinear],
+    scale: Tensor,
+    quantizer: Quantizer,
+    parameters: QuantParameters | None,
+) -> float | None:
+    signal = noise = 0.0
+    for one in parts:
+        if one.observed is None:
+            continue
+        x = one.observed.rows / one.channels(scale)
+        reference = x @ one.weight.T
+        found = quantizer.read(x, parameters) @ quantizer.weight(one.weight).T
+        signal += _squares(reference)
+        noise += _squares(reference - found)
+    return decibels(signal, noise) if signal > 0 else None
+
+
+def _squares(values: Tensor) -> float:
+    return float(values.square().sum(dtype=torch.float64))

@@ -1,0 +1,1 @@
+"""Quantize activations at run time, all by one scale."""

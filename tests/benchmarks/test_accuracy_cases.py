@@ -1,0 +1,46 @@
+"""Check that ours and the peers are told the same schemes, and what each can do."""
+
+from __future__ import annotations
+
+from castline.compiler.recipes.load import load_recipe
+
+
+def test_our_recipe_is_the_scheme_that_the_peers_are_told() -> None:
+    from accuracy_cases import CASTLINE, cases
+
+    for case in cases():
+        if case.tool != CASTLINE:
+            continue
+        recipe = load_recipe(case.scheme.recipe, case.changes)
+        assert recipe.weights is not None
+        assert recipe.activations is not None
+        assert recipe.weights.group_size == case.scheme.weights
+        granularity = recipe.activations.granularity.removeprefix("per-")
+        assert f"{granularity}-{recipe.activations.scales}" == case.scheme.activations
+        assert recipe.weights.bits == recipe.activations.bits == case.bits
+        assert recipe.smooths == case.smooth
+        assert recipe.head == recipe.embedding == "keep"  # as the peers leave them
+
+
+def test_every_site_is_every_kind_of_site_that_llamas_have() -> None:
+    from accuracy_cases import O3, SAMPLE, Case
+
+    case = Case(SAMPLE, "castline", O3, 8, smooth=True, every_site=True)
+    assert load_recipe(O3.recipe, case.changes).smoothing.sites == ("norm", "value", "up")
+
+
+def test_no_case_comes_twice() -> None:
+    from accuracy_cases import cases
+
+    all_cases = list(cases())
+    assert len(set(all_cases)) == len(all_cases)
+
+
+def test_every_smoothed_case_of_a_peer_has_ours_at_the_same_scheme() -> None:
+    from accuracy_cases import CASTLINE, cases
+
+    def place(case: object) -> tuple[object, ...]:
+        return tuple(getattr(case, key) for key in ("model", "scheme", "bits", "smooth"))
+
+    ours = {place(case) for case in cases() if case.tool == CASTLINE}
+    assert {place(case) for case in cases() if case.tool != CASTLINE} <= ours

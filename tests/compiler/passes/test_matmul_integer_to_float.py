@@ -1,0 +1,191 @@
+"""Products of codes become one node each, and compute what the neutral graph does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from castline.compiler.passes.matmul_integer_to_float import MatMulIntegerToFloat
+from castline.compiler.passes.quantize_activations import QuantizeActivations
+from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.passes.unsigned_codes import UnsignedCodes
+from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
+
+Write = Callable[[ir.Model], Path]
+NAMES = ("first.weight", "second.weight")
+PER_CHANNEL = WeightScheme(8, "per-channel", True)
+STATIC = (ActivationScheme(8, "per-tensor", dynamic=False), QuantParameters(0.03, 0))
+KINDS = {
+    "static": STATIC,
+    "static with a zero-point": (
+        ActivationScheme(8, "per-tensor", dynamic=False, symmetric=False),
+        QuantParameters(0.03, -17),
+    ),
+    "static 4 bits": (ActivationScheme(4, "per-tensor", dynamic=False), QuantParameters(0.4, 0)),
+    "per token": (ActivationScheme(8, "per-token", dynamic=True), None),
+    "per token 5 bits": (ActivationScheme(5, "per-token", dynamic=True), None),
+    "per token with a zero-point": (
+        ActivationScheme(8, "per-token", dynamic=True, symmetric=False),
+        None,
+    ),
+    "per tensor": (ActivationScheme(8, "per-tensor", dynamic=True), None),
+    "per tensor with a zero-point": (
+        ActivationScheme(8, "per-tensor", dynamic=True, symmetric=False),
+        None,
+    ),
+}
+
+
+def two_linears(
+    kind: str = "static", weights: WeightScheme = PER_CHANNEL, dtype: type = np.float32
+) -> ir.Model:
+    """Return y = x @ W1 + b and z = x @ W2, weights and activations quantized."""
+    real = "float" if dtype is np.float32 else "float16"
+    model = ir.from_onnx_text(f"""
+        <ir_version: 10, opset_import: ["" : 23]>
+        two ({real}[B, S, 64] x, {real}[64, 24] w1, {real}[64, 8] w2, {real}[24] bias)
+            => ({real}[B, S, 24] y, {real}[B, S, 8] z)
+        {{ a = MatMul (x, w1)
+           y = Add (a, bias)
+           z = MatMul (x, w2) }}
+    """)
+    random = np.random.default_rng(0)
+    for name, shape in zip((*NAMES, "first.bias"), ((64, 24), (64, 8), (24,)), strict=True):
+        value = model.graph.inputs.pop(1)
+        value.name = name
+        array = random.standard_normal(shape).astype(dtype)
+        value.const_value = ir.Tensor(array, name=name)
+        model.graph.initializers.add(value)
+    for node, name in zip(model.graph, ("first/MatMul", "first/Add", "second/MatMul"), strict=True):
+        node.name = f"/{name}"
+    QuantizeWeights(weights)(model)
+    QuantizeActivations(dict.fromkeys(NAMES, KINDS[kind]))(model)
+    return model
+
+
+def operators(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+def run(path: Path) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(1)
+    x = random.standard_normal((2, 5, 64)) * [[[1], [3], [0], [0.1], [9]]]
+    dtype = np.float16 if "16" in session.get_inputs()[0].type else np.float32
+    return [np.asarray(output) for output in session.run(None, {"x": x.astype(dtype)})]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("weights", ["per-channel", "per-tensor"])
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"per token with a zero-point"}))
+def test_computes_what_the_neutral_graph_does(
+    written: Write, kind: str, weights: str, dtype: type
+) -> None:
+    scheme = WeightScheme(8, weights, True)  # type: ignore[arg-type]
+    neutral = run(written(two_linears(kind, scheme, dtype)))
+    model = two_linears(kind, scheme, dtype)
+    assert MatMulIntegerToFloat()(model) == {}
+    counts = operators(model)
+    assert counts["MatMulIntegerToFloat"] == 2
+    assert counts["QuantizeLinear"] + counts["DynamicQuantizeLinear"] == 1, "both share it"
+    assert counts["MatMul"] + counts["DequantizeLinear"] == 0
+    tolerance = 2e-6 if dtype is np.float32 else 2e-3
+    for found, wanted in zip(run(written(model)), neutral, strict=True):
+        assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", ["static", "static with a zero-point"])
+def test_unsigned_codes_make_the_same_static_products(written: Write, kind: str) -> None:
+    neutral = run(written(two_linears(kind)))
+    model = two_linears(kind)
+    UnsignedCodes()(model)
+    MatMulIntegerToFloat()(model)
+    (quantize,) = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    assert quantize.outputs[0].dtype == ir.DataType.UINT8
+    for found, wanted in zip(run(written(model)), neutral, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-5)
+
+
+def test_weights_with_zero_points_multiply_integers_where_scales_are_static(
+    written: Write,
+) -> None:
+    scheme = WeightScheme(8, "per-channel", False)
+    neutral = run(written(two_linears("static", scheme)))
+    model = two_linears("static", scheme)
+    UnsignedCodes()(model)
+    assert MatMulIntegerToFloat()(model) == {}
+    assert operators(model)["MatMulIntegerToFloat"] == 2
+    for found, wanted in zip(run(written(model)), neutral, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
+
+
+def test_a_static_linear_takes_its_bias_along() -> None:
+    model = two_linears("static")
+    MatMulIntegerToFloat()(model)
+    assert operators(model)["Add"] == 0
+    model = two_linears("per token")
+    MatMulIntegerToFloat()(model)
+    assert operators(model)["Add"] == 1, "the scale of each token comes before the bias"
+
+
+def test_zero_points_of_tokens_stay_as_the_function_has_them() -> None:
+    model = two_linears("per token with a zero-point")
+    reason = "each token has a zero-point, which is taken off the sums in steps of their own"
+    assert list(MatMulIntegerToFloat()(model).values()) == [reason, reason]
+    assert operators(model)["LinearW8A8Asymmetric"] == 2
+
+
+def test_products_in_float_and_in_groups_are_left_alone() -> None:
+    model = two_linears("static", WeightScheme(8, 32, True))
+    before = operators(model)
+    assert MatMulIntegerToFloat()(model) == {}
+    assert operators(model) == before
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_twice_changes_nothing_more(kind: str) -> None:
+    model = two_linears(kind)
+    MatMulIntegerToFloat()(model)
+    once = ir.to_proto(model).SerializeToString(deterministic=True)
+    MatMulIntegerToFloat()(model)
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == once
+
+
+@pytest.mark.parametrize("kind", ["static", "static with a zero-point", "static 4 bits"])
+def test_onnx_runtime_itself_multiplies_integers_where_codes_are_unsigned(
+    written: Write, kind: str, tmp_path: Path
+) -> None:
+    model = two_linears(kind)
+    UnsignedCodes()(model)
+    optimized = optimized_operators(written(model), tmp_path / "optimized.onnx")
+    assert optimized["MatMulIntegerToFloat"] + optimized["QLinearMatMul"] == 2
+    assert optimized["MatMul"] == 0
+
+
+@pytest.mark.parametrize("kind", ["per token", "per token 5 bits", "per tensor"])
+def test_onnx_runtime_multiplies_integers_by_the_body_of_the_op(
+    written: Write, kind: str, tmp_path: Path
+) -> None:
+    optimized = optimized_operators(written(two_linears(kind)), tmp_path / "optimized.onnx")
+    assert optimized["MatMulInteger"] + optimized["MatMulIntegerToFloat"] == 2
+    assert optimized["MatMul"] == 0
+
+
+def optimized_operators(model: Path, file: Path) -> Counter[str]:
+    """Return what ONNX Runtime makes of a model before it runs it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(file)
+    options.log_severity_level = 4  # it warns that the file is for this machine
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(file, load_external_data=False).graph.node)

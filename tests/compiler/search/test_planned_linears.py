@@ -1,0 +1,98 @@
+"""A linear of a plan answers as its codes and scales do, which numpy computes here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from castline.compiler.graph.folds.plan import fold_sites
+from castline.compiler.plan.decisions import PlannedBlock, PlannedLinear, PlannedSite
+from castline.compiler.quant.round_to_nearest import dequantize, quantize
+from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
+from castline.compiler.search.linear_calls import LinearCall
+from castline.compiler.search.planned_linears import PlannedLinears, fold_planned
+
+INT8 = WeightScheme(8, "per-channel", symmetric=True)
+STATIC = ActivationScheme(8, "per-tensor", dynamic=False)
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(5, 4)).astype(np.float32)
+W = RANDOM.normal(size=(2, 3, 4)).astype(np.float32)
+BIAS = np.array([1.0, -1.0, 0.5], np.float32)
+
+
+def answered(linear: PlannedLinear, expert: int | None = None) -> np.ndarray:
+    planned = PlannedLinears(PlannedBlock(0, "b", (linear,), (), None))
+    weight = torch.from_numpy(W[expert or 0])
+    call = LinearCall(
+        linear.name, expert, torch.from_numpy(X), weight, torch.from_numpy(BIAS), transposed=False
+    )
+    first = planned(call)
+    assert torch.equal(planned(call), first)
+    return first.numpy()
+
+
+def planned(
+    weights: WeightScheme | None = INT8,
+    activations: ActivationScheme | None = None,
+    parameters: QuantParameters | None = None,
+) -> PlannedLinear:
+    return PlannedLinear("w", weights, activations, parameters, None, None, None, 1.0, 1.0)
+
+
+def stored(weight: np.ndarray) -> np.ndarray:
+    return dequantize(quantize(np.ascontiguousarray(weight.T), INT8)).T
+
+
+def test_weights_are_what_their_codes_stand_for() -> None:
+    np.testing.assert_allclose(answered(planned()), X @ stored(W[0]).T + BIAS, rtol=1e-5)
+
+
+def test_static_activations_are_rounded_and_clipped() -> None:
+    step = 0.01
+    codes = np.clip(np.rint(X / np.float32(step)), *STATIC.code_range)
+    found = answered(planned(None, STATIC, QuantParameters(step, 0)))
+    np.testing.assert_allclose(found, (codes * step) @ W[0].T + BIAS, rtol=1e-4, atol=1e-5)
+
+
+def test_experts_of_a_stack_are_told_apart() -> None:
+    linears = PlannedLinears(PlannedBlock(0, "b", (planned(),), (), None))
+    for expert, weight in enumerate(W):
+        call = LinearCall(
+            "w", expert, torch.from_numpy(X), torch.from_numpy(weight), None, transposed=False
+        )
+        np.testing.assert_allclose(linears(call).numpy(), X @ stored(weight).T, rtol=1e-4)
+
+
+def test_linears_that_stay_in_float_are_not_among_them() -> None:
+    kept = PlannedLinear("k", None, None, None, "a router", None, None, 1.0, 1.0)
+    block = PlannedBlock(0, "b", (planned(), kept), (), None)
+    assert PlannedLinears(block).names == {"w"}
+
+
+def test_folding_a_plan_divides_the_gain_and_multiplies_those_that_read_it(
+    sample: Callable[[str], Any],
+) -> None:
+    arrays = sample("llama").arrays()
+    site = next(site for site in fold_sites(sample("llama").graph()).foldable)
+    read = {consumer.linear for consumer in site.consumers}
+    scale = np.linspace(0.5, 2, site.scales)
+    peaks = np.ones(site.scales, np.float32)
+    folded, declined = (
+        PlannedSite(name, "", tuple(read), peaks, peaks, each, each, None, None, None, None)
+        for name, each in ((site.value, scale), ("elsewhere", None))
+    )
+    parameters = {
+        name: torch.nn.Parameter(torch.from_numpy(array.copy()), requires_grad=False)
+        for name, array in arrays.items()
+    }
+    block = PlannedBlock(0, "model.layers.0", (), (folded, declined), None)
+    fold_planned(block, {site.value: site}, parameters)
+    changed = {n for n, p in parameters.items() if not np.array_equal(p.numpy(), arrays[n])}
+    assert changed == {"model.layers.0.input_layernorm.weight", *read}
+    for name in read:
+        np.testing.assert_allclose(parameters[name].numpy(), arrays[name] * scale, rtol=1e-6)
+    gain = "model.layers.0.input_layernorm.weight"
+    np.testing.assert_allclose(parameters[gain].numpy(), arrays[gain] / scale, rtol=1e-6)

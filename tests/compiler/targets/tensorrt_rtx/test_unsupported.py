@@ -1,0 +1,57 @@
+"""What no engine computes is named, with the nearest that one does."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from castline.compiler.recipes.load import load_recipe
+from castline.compiler.targets.tensorrt_rtx.unsupported import unsupported
+
+ZERO_POINTS = "{bits: 8, group_size: per-channel, symmetric: false}"
+
+
+@pytest.mark.parametrize(
+    "recipe", ["float", "w4a16-rtn-sym", "w8a16-rtn", "w8a8-smoothquant-static"]
+)
+def test_symmetric_recipes_with_static_scales_are_supported(recipe: str) -> None:
+    assert unsupported(load_recipe(recipe, ())) == ()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "granularity"),
+    [
+        ("w8a8-smoothquant", "per token"),
+        ("w8a8-smoothquant-o1", "per token"),
+        ("w8a8-smoothquant-o2", "per tensor"),
+    ],
+)
+def test_activation_scales_of_run_time_are_not(recipe: str, granularity: str) -> None:
+    (sentence,) = unsupported(load_recipe(recipe, ()))
+    assert f"recipe {recipe!r} takes them at run time (INT8, {granularity}, dynamic" in sentence
+    assert "Use w8a8-smoothquant-static (static, per tensor), or --set" in sentence
+
+
+def test_what_it_says_to_set_is_supported() -> None:
+    (sentence,) = unsupported(load_recipe("w8a8-smoothquant", ()))
+    words = sentence.removesuffix(".").split()
+    settings = [word for before, word in itertools.pairwise(words) if before == "--set"]
+    assert unsupported(load_recipe("w8a8-smoothquant", settings)) == ()
+
+
+def test_zero_points_are_not_wherever_they_are() -> None:
+    recipe = load_recipe(
+        "w8a8-smoothquant-static",
+        (f"weights={ZERO_POINTS}", "activations.symmetric=false", f"head={ZERO_POINTS}"),
+    )
+    (sentence,) = unsupported(recipe)
+    assert (
+        "has them in weights, activations, head. Use w8a8-smoothquant-static, or --set" in sentence
+    )
+    assert "--set activations.symmetric=true" in sentence
+
+
+def test_everything_is_said_at_once() -> None:
+    recipe = load_recipe("w8a8-smoothquant", ("activations.symmetric=false",))
+    assert len(unsupported(recipe)) == 2

@@ -1,0 +1,70 @@
+"""Run the body of an op on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from castline.plugins.op import DOMAIN, PluginOp
+
+OPTIMIZATIONS = {
+    "as written": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "optimized": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+# Processors without VNNI instructions saturate sums of two products otherwise.
+EXACT_SUMS = ("session.x64quantprecision", "1")
+
+
+def one_node(op: PluginOp, inputs: list[np.ndarray], attributes: dict[str, int]) -> ir.Model:
+    """Return a model of one node; its inputs have as many axes as the arrays, of any size."""
+    values = [
+        ir.Value(
+            name=name,
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            shape=ir.Shape([None] * array.ndim),
+        )
+        for name, array in zip(op.inputs, inputs, strict=True)
+    ]
+    node = ir.node(op.name, values, attributes, domain=DOMAIN, num_outputs=len(op.outputs))
+    for name, value in zip(op.outputs, node.outputs, strict=True):
+        value.name = name
+    graph = ir.Graph(
+        values, node.outputs, nodes=[node], name="one_node", opset_imports={"": 23, DOMAIN: 1}
+    )
+    model = ir.Model(graph, ir_version=10)
+    op.define_in(model)
+    return model
+
+
+@pytest.fixture(params=list(OPTIMIZATIONS))
+def run_op(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., list[np.ndarray]]:
+    """Return the outputs of an op for some inputs, with ONNX Runtime's optimizations or not."""
+
+    def run(op: PluginOp, *inputs: np.ndarray, **attributes: int) -> list[np.ndarray]:
+        file = tmp_path / "op.onnx"
+        proto = ir.to_proto(one_node(op, list(inputs), attributes))
+        for output, kind in zip(proto.graph.output, output_types(op, inputs), strict=True):
+            output.type.tensor_type.elem_type = kind
+        onnx.save(proto, file)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.graph_optimization_level = OPTIMIZATIONS[request.param]
+        options.add_session_config_entry(*EXACT_SUMS)
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        feed = dict(zip(op.inputs, inputs, strict=True))
+        return [np.asarray(output) for output in session.run(None, feed)]
+
+    return run
+
+
+def output_types(op: PluginOp, inputs: tuple[np.ndarray, ...]) -> list[int]:
+    """Return the element type of each output, as the schema of the op has it."""
+    float_type = onnx.helper.np_dtype_to_tensor_dtype(inputs[-1].dtype)
+    types = {"codes": onnx.TensorProto.INT8, "scale": 1, "zero_point": 3, "y": float_type}
+    return [types[name] for name in op.outputs]
