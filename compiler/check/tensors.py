@@ -108,7 +108,10 @@ def compare_tensors(
     mask[0, :padding] = 0
     own = empty_past(original, batch=len(tokens))
     types = {node.name: node.type for node in session.get_inputs()}
-    past = {name: array.astype(_CACHE_TYPES[types[name]]) for name, array in own.items()}
+    past = {
+        name: array.astype(_CACHE_TYPES.get(types.get(name, ""), np.float32))
+        for name, array in own.items()
+    }
     figures: list[TensorFigure] = []
     for new in (slice(0, -1), slice(-1, None)):
         feed = {

@@ -68,5 +68,6 @@ def _stored(scales: Array, scale_type: npt.DTypeLike) -> Array:
     """Round scales up to the type they are kept in; 0, that of a group of zeros, becomes 1."""
     wanted = np.where(scales > 0, np.maximum(scales, LEAST_SCALE), np.float32(1))
     kept = wanted.astype(scale_type)
-    above = np.nextafter(kept, np.asarray(np.inf, scale_type))
+    with np.errstate(over="ignore"):  # of the largest number there is; it is not below, and stays
+        above = np.nextafter(kept, np.asarray(np.inf, scale_type))
     return np.where(kept.astype(np.float32) < wanted, above, kept)

@@ -22,11 +22,13 @@ def test_our_recipe_is_the_scheme_that_the_peers_are_told() -> None:
         assert recipe.head == recipe.embedding == "keep"  # as the peers leave them
 
 
-def test_every_site_is_every_kind_of_site_that_llamas_have() -> None:
+def test_the_papers_sites_are_those_behind_norms() -> None:
     from accuracy_cases import O3, SAMPLE, Case
 
-    case = Case(SAMPLE, "castline", O3, 8, smooth=True, every_site=True)
-    assert load_recipe(O3.recipe, case.changes).smoothing.sites == ("norm", "value", "up")
+    case = Case(SAMPLE, "castline", O3, 8, smooth=True, norm_sites=True)
+    assert load_recipe(O3.recipe, case.changes).smoothing.sites == ("norm",)
+    every = Case(SAMPLE, "castline", O3, 8, smooth=True)
+    assert load_recipe(O3.recipe, every.changes).smoothing.sites == ("norm", "value", "up", "relu")
 
 
 def test_no_case_comes_twice() -> None:

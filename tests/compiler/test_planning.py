@@ -20,7 +20,7 @@ from castline.compiler.recipes.load import load_recipe
 from castline.compiler.recipes.recipe import Recipe
 from castline.errors import OutputError, RecipeError, TargetError
 
-SMALL = ["calibration.samples=4", "calibration.length=32"]
+SMALL = ["calibration.samples=4", "calibration.length=32", "smoothing.sites=[norm]"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,181 @@
+"""Compare W8A8 quantizers by what they leave of a model: SmoothQuant and naive, ours and peers'."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accuracy_cases import CASTLINE, LLM_COMPRESSOR, MODELOPT, PLANTED, SAMPLE, Case, cases
+from peer_environment import peer_python
+from process import Cost, run_measured
+from record import Run, folder_mb, machine, table, write_result
+from sample import BUILD, NAME, fresh, sample_model
+
+HERE = Path(__file__).parent
+WORK = BUILD / "accuracy"
+TARGET = "onnxruntime"
+SCRIPTS = {
+    LLM_COMPRESSOR: "llmcompressor_smoothquant.py",
+    MODELOPT: "modelopt_smoothquant.py",
+}
+LANGUAGE = ("perplexity_original", "perplexity", "kl_divergence", "top1_agreement")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every tool is given alike."""
+
+    model: Path
+    calibration: Path
+    """.npy of tokens [samples, length]."""
+    evaluation: Path
+    """.npy of tokens [windows, length]."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Materials by the name of their model, and how processes are run."""
+
+    materials: Mapping[str, Material]
+    pythons: Mapping[str, Path]
+    """Of the peers that could be installed."""
+    threads: int
+
+    def run(self, command: Sequence[str]) -> Cost:
+        environment = {"OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1"}
+        return run_measured(command, environment)
+
+
+def material(name: str) -> Material:
+    """Return the model called `name` with its tokens; both made when first asked for."""
+    model = sample_model() if name == SAMPLE else BUILD / "models" / "small-planted"
+    if not model.exists():
+        subprocess.run([sys.executable, str(HERE / "small_model.py"), str(model)], check=True)
+    WORK.mkdir(parents=True, exist_ok=True)
+    files = [WORK / f"{name}-{purpose}.npy" for purpose in ("calibration", "evaluation")]
+    script = [sys.executable, str(HERE / "accuracy_tokens.py"), str(model), *map(str, files)]
+    subprocess.run(script, check=True)
+    return Material(model, *files)
+
+
+def installed_peers() -> dict[str, Path]:
+    """Return the interpreter of each peer that installs here, and say which do not."""
+    pythons = {}
+    for tool in SCRIPTS:
+        try:
+            pythons[tool] = peer_python(tool, BUILD / "venvs")
+        except subprocess.CalledProcessError as error:
+            print(f"  {tool} cannot be installed here and is left out: {error}", file=sys.stderr)
+    return pythons
+
+
+def measure_castline(case: Case, bench: Bench) -> Run:
+    """Quantize, compile for ONNX Runtime, and judge what it computes there."""
+    given = bench.materials[case.model]
+    plan, out = fresh(WORK / "plan"), fresh(WORK / "out")
+    castline = str(Path(sys.executable).with_name("castline"))
+    sets = [part for change in case.changes for part in ("--set", change)]
+    recipe = ["--recipe", case.scheme.recipe, *sets]
+    search = bench.run(
+        [castline, "quantize", str(given.model), *recipe, "-o", str(plan), "--quiet"]
+    )
+    # The losses are what is compared here: the gate must not end the measurement.
+    lower = ["--plan", str(plan), "--target", TARGET, "-o", str(out), "--no-gate", "--quiet"]
+    compiled = bench.run([castline, "compile", str(given.model), *lower])
+    judge = [sys.executable, str(HERE / "perplexity.py"), str(given.model), str(given.evaluation)]
+    judged = bench.run([*judge, str(out), "--threads", str(bench.threads)])
+    figures = json.loads(judged.stdout)
+    return {
+        **{key: figures[key] for key in LANGUAGE},
+        "search_s": round(search.wall_s, 1),
+        "peak_mb": round(search.peak_mb, 1),
+        "compile_s": round(compiled.wall_s, 1),
+        "compile_peak_mb": round(compiled.peak_mb, 1),
+        "folder_mb": round(folder_mb(out), 1),
+    }
+
+
+def measure_peer(case: Case, bench: Bench) -> Run:
+    """Quantize and judge in torch, where the peers' SmoothQuant ends."""
+    given = bench.materials[case.model]
+    script = [str(bench.pythons[case.tool]), str(HERE / "peers" / SCRIPTS[case.tool])]
+    files = [str(given.model), str(given.calibration), str(given.evaluation)]
+    cost = bench.run([*script, *files, *case.task, "--threads", str(bench.threads)])
+    figures = json.loads(cost.stdout.splitlines()[-1])  # ModelOpt reports on stdout before it
+    return {
+        **{key: figures[key] for key in LANGUAGE},
+        "search_s": round(cost.wall_s - figures["evaluation_s"], 1),
+        "peak_mb": round(figures["peak_mb"], 1),
+        "versions": json.dumps(figures["versions"]),
+    }
+
+
+def measure(case: Case, bench: Bench) -> Run:
+    """Measure one case and print its line."""
+    figures = (measure_castline if case.tool == CASTLINE else measure_peer)(case, bench)
+    run: Run = {
+        "model": case.model,
+        "tool": case.tool,
+        "scheme": case.scheme.name,
+        "bits": case.bits,
+        "method": case.method,
+        **figures,
+    }
+    print("  " + "  ".join(line(run)), flush=True)
+    return run
+
+
+HEADER = ["tool", "model", "scheme", "bits", "method", "perplexity", "x float", "KL", "top 1 %"]
+HEADER += ["search s", "peak MB"]
+
+
+def line(run: Run) -> list[str]:
+    """Return the figures of one case in the order of HEADER."""
+    named = [str(run[key]) for key in ("tool", "model", "scheme", "bits", "method")]
+    perplexity, original = float(run["perplexity"]), float(run["perplexity_original"])
+    return [
+        *named,
+        f"{perplexity:.2f}",
+        f"{perplexity / original:.4f}",
+        f"{float(run['kl_divergence']):.4f}",
+        f"{100 * float(run['top1_agreement']):.1f}",
+        f"{float(run['search_s']):.0f}",
+        f"{float(run['peak_mb']):.0f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2, help="threads of each process (2)")
+    parser.add_argument("--tool", choices=[CASTLINE, *SCRIPTS], help="no result is kept")
+    parser.add_argument("--model", choices=[SAMPLE, PLANTED], help="no result is kept")
+    options = parser.parse_args()
+    wanted = [
+        case
+        for case in cases()
+        if options.tool in (None, case.tool) and options.model in (None, case.model)
+    ]
+    pythons = installed_peers() if any(case.tool in SCRIPTS for case in wanted) else {}
+    materials = {name: material(name) for name in sorted({case.model for case in wanted})}
+    bench = Bench(materials, pythons, options.threads)
+    busy = machine()
+    content = {"model": NAME, "target": TARGET, "threads": options.threads, "machine": busy}
+    runs: list[Run] = []
+    for case in wanted:
+        if case.tool not in {CASTLINE, *pythons}:
+            continue
+        runs.append(measure(case, bench))
+        if not options.tool and not options.model:  # after each, for the whole takes an hour
+            kept = write_result("accuracy", {**content, "runs": runs})
+    print(f"\n{table(HEADER, [line(run) for run in runs])}\n")
+    if not options.tool and not options.model:
+        print(f"Kept in {kept}")
+
+
+if __name__ == "__main__":
+    main()

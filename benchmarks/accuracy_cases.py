@@ -1,0 +1,113 @@
+"""List what accuracy.py measures: schemes, the tools that have them, and what each is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+CASTLINE, LLM_COMPRESSOR, MODELOPT = "castline", "llm-compressor", "ModelOpt"
+SAMPLE, PLANTED = "sample", "planted"  # the models
+BITS = (8, 6)
+CALIBRATION = "calibration.samples=16"
+"""Half of our default; the peers get the same tokens."""
+NORM_SITES = "smoothing.sites=[norm]"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One granularity of weights and activations."""
+
+    name: str
+    weights: str
+    """As the peers' scripts are told."""
+    activations: str
+    recipe: str
+    """Ours, with SmoothQuant."""
+
+
+O1 = Scheme("O1", "per-tensor", "token-dynamic", "w8a8-smoothquant-o1")
+O2 = Scheme("O2", "per-tensor", "tensor-dynamic", "w8a8-smoothquant-o2")
+O3 = Scheme("O3", "per-tensor", "tensor-static", "w8a8-smoothquant-o3")
+PER_TOKEN = Scheme("channel, token", "per-channel", "token-dynamic", "w8a8-smoothquant")
+STATIC = Scheme("channel, static", "per-channel", "tensor-static", "w8a8-smoothquant-static")
+SCHEMES = (O1, O2, O3, PER_TOKEN, STATIC)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One quantization of one model by one tool."""
+
+    model: str
+    tool: str
+    scheme: Scheme
+    bits: int
+    """Of weights and activations."""
+    smooth: bool
+    alpha: float | None = None
+    """The migration strength; None: the tool's own default, which is a search with ours."""
+    norm_sites: bool = False
+    """Ours: folds behind norms only, as the paper does, and not at v to o and up to down."""
+
+    @property
+    def method(self) -> str:
+        """What is done about outliers, in a few words."""
+        if not self.smooth:
+            return "naive"
+        alpha = "" if self.alpha is None else f" {self.alpha:g}"
+        return f"smooth{alpha}{', norm sites' if self.norm_sites else ''}"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Values of --set for our recipe."""
+        changes = [CALIBRATION]
+        changes += [f"{part}.bits={self.bits}" for part in ("weights", "activations")]
+        if not self.smooth:
+            changes.append("algorithm=round-to-nearest")
+        if self.alpha is not None:
+            changes.append(f"smoothing.alpha={self.alpha}")
+        if self.norm_sites:
+            changes.append(NORM_SITES)
+        return tuple(changes)
+
+    @property
+    def task(self) -> list[str]:
+        """The same for a peer's script."""
+        task = ["--weights", self.scheme.weights, "--activations", self.scheme.activations]
+        task += ["--bits", str(self.bits)]
+        if self.smooth:
+            task.append("--smooth")
+        if self.alpha is not None:
+            task += ["--alpha", str(self.alpha)]
+        return task
+
+
+def cases() -> Iterator[Case]:
+    """Yield every case, those of one scheme beside each other."""
+    for bits in BITS:
+        for scheme in SCHEMES:
+            for smooth in (False, True):
+                yield Case(SAMPLE, CASTLINE, scheme, bits, smooth)
+            if scheme is O3 and bits == 8:
+                yield Case(SAMPLE, CASTLINE, scheme, bits, smooth=True, norm_sites=True)
+            yield from peers(scheme, bits)
+    for smooth in (False, True):
+        yield Case(PLANTED, CASTLINE, O3, 8, smooth)
+    for tool in (LLM_COMPRESSOR, MODELOPT):
+        yield Case(PLANTED, tool, O3, 8, smooth=True)
+
+
+def peers(scheme: Scheme, bits: int) -> Iterator[Case]:
+    """Yield what the peers do at a scheme: what their own presets and examples take."""
+    if scheme is PER_TOKEN:
+        yield Case(SAMPLE, LLM_COMPRESSOR, scheme, bits, smooth=True)
+    if bits != 8:  # ModelOpt smooths 8 bits only
+        return
+    if scheme is PER_TOKEN:
+        yield Case(SAMPLE, LLM_COMPRESSOR, scheme, bits, smooth=False)
+        # 0.8 is what its examples take.
+        yield Case(SAMPLE, LLM_COMPRESSOR, scheme, bits, smooth=True, alpha=0.8)
+    if scheme is STATIC:
+        yield Case(SAMPLE, LLM_COMPRESSOR, scheme, bits, smooth=True)
+        yield Case(SAMPLE, MODELOPT, scheme, bits, smooth=False)
+        yield Case(SAMPLE, MODELOPT, scheme, bits, smooth=True)
+        yield Case(SAMPLE, MODELOPT, scheme, bits, smooth=True, alpha=0.5)
