@@ -200,8 +200,7 @@ def compile_model(
         write_report(folder, outcome)
         with progress.stage("Writing the report"):
             kinds = inspect_graph(folder / MODEL).kinds
-            facts = {"Checkpoint SHA-256": sha256}
-            write_page(folder, outcome, quantization, kinds, facts)
+            write_page(folder, outcome, quantization, kinds, _provenance(sha256, text))
         if quantization is not None:
             shutil.copytree(plan or plan_beside(output), folder / PLAN)
         with progress.stage("Writing the manifest"):
@@ -285,6 +284,12 @@ def _proved(
 
 def _origin(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:
     return {"source": outcome.source, "source_is_local": outcome.source_path is not None}
+
+
+def _provenance(sha256: str, text: HeldOutText | HeldOutPassages | None) -> dict[str, str]:
+    """Return what the report says of where things come from, beside the calibration text."""
+    judged = {} if text is None else {"Evaluation text": f"{text.source}, SHA-256 {text.sha256}"}
+    return {"Checkpoint, SHA-256": sha256} | judged | _libraries()
 
 
 def _libraries() -> dict[str, str]:

@@ -14,7 +14,7 @@ from castline.compiler.plan.store import PlanStore, read_plan
 from castline.compiler.recipes.load import recipe_from
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.report.quantize_outcome import QuantizeOutcome
-from castline.compiler.searchable import stays_float
+from castline.compiler.searchable import reads_float, stays_float
 from castline.errors import OutputError, RecipeError, TargetError
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
 from castline.exporters.context import context_length
@@ -147,7 +147,8 @@ def make_plan(
     samples = read_samples(checkpoint, recipe, progress)
     with progress.stage("Planning where scales fold"):
         kept = stays_float(exported.model, recipe)
-        searched = Searched(fold_sites(exported.model).sites, kept)
+        sites = fold_sites(exported.model).sites
+        searched = Searched(sites, kept, reads_float(exported.model))
     identity = plan_identity(recipe, sha256, samples)
     store = PlanStore(folder, identity, recipe.model_dump(mode="json"), exported.layers)
     store.begin(overwrite=overwrite)

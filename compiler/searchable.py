@@ -11,6 +11,7 @@ from castline.errors import RecipeError
 
 CHOOSES_EXPERTS = "it chooses experts"
 SINGLE_OUTPUT = "it has a single output"
+EXPERTS_READ_FLOAT = "its experts are chosen at run time, and read float activations"
 
 
 def layer_weights(model: ir.Model) -> tuple[str, ...]:
@@ -42,6 +43,11 @@ def stays_float(model: ir.Model, recipe: Recipe) -> dict[str, str]:
             kept.setdefault(name, f"the recipe keeps {pattern}")
     _require_matched(recipe, matched, layer_weights(model))
     return kept
+
+
+def reads_float(model: ir.Model) -> dict[str, str]:
+    """Return {stack of weights: why its activations stay in float, as the end of a sentence}."""
+    return {stack.name: EXPERTS_READ_FLOAT for stack in stacked_linears(model)}
 
 
 def _require_matched(recipe: Recipe, matched: set[str], names: tuple[str, ...]) -> None:

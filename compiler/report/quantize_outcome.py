@@ -23,11 +23,12 @@ class QuantizeOutcome:
     @property
     def quantized(self) -> tuple[PlannedLinear, ...]:
         """The linears of which anything is quantized."""
-        return tuple(one for one in self.plan.linears.values() if one.kept is None)
+        linears = self.plan.linears.values()
+        return tuple(one for one in linears if one.weights or one.activations)
 
     @property
     def kept(self) -> dict[str, int]:
-        """Why linears stay in float -> how many."""
+        """Why linears stay in float, wholly or in part -> how many."""
         return dict(Counter(one.kept for one in self.plan.linears.values() if one.kept))
 
     @property

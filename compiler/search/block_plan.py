@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -55,6 +55,8 @@ class BlockSearch:
     """The block's, by name; changed in place by every fold."""
     kept: Mapping[str, str]
     """Weights that stay in float by what the graph says of them -> why."""
+    reads_float: Mapping[str, str] = field(default_factory=dict)
+    """Weights that are quantized, but multiply float activations -> why."""
 
     def fold(self, sites: Sequence[Site], observations: Observations) -> tuple[SiteDecision, ...]:
         """Choose a scale for every site and fold it; return the decisions in the order of `sites`.
@@ -84,7 +86,9 @@ class BlockSearch:
         """Yield how the linears of a folded site are quantized; `ranges` has static parameters."""
         site = decision.problem.site
         folded = site_problem(site, self.parameters, observations, self.kept)
-        yield from planned_linears(folded, decision.scale, self._quantizer, ranges, self.kept)
+        yield from planned_linears(
+            folded, decision.scale, self._quantizer, ranges, self.kept, self.reads_float
+        )
 
     @property
     def _quantizer(self) -> Quantizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -38,6 +38,9 @@ class Searched:
 
     kept: Mapping[str, str]
     """Name of a weight that stays in float -> why, as the end of a sentence."""
+
+    reads_float: Mapping[str, str] = field(default_factory=dict)
+    """Name of a weight that is quantized, but multiplies float activations -> why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +85,17 @@ class PlanSearch:
                 for batch in entering.batches(self._rows):
                     writer.append(self.model.run(index, batch))
                     observations.next_batch()
-            search = BlockSearch(self.recipe, parameters, self.searched.kept)
+            search = BlockSearch(
+                self.recipe, parameters, self.searched.kept, self.searched.reads_float
+            )
             decisions = search.fold(sites, observations)
             ranges, cache = self._static(index, decisions, parameters, entering)
-            linears = [search.linears(one, observations, ranges) for one in decisions]
-        return PlannedBlock(
-            index,
-            self.model.prefix(index).removesuffix("."),
-            tuple(linear for each in linears for linear in each),
-            tuple(decision.planned for decision in decisions),
-            cache,
-        )
+            linears = [
+                linear for one in decisions for linear in search.linears(one, observations, ranges)
+            ]
+        name = self.model.prefix(index).removesuffix(".")
+        sites_decided = tuple(decision.planned for decision in decisions)
+        return PlannedBlock(index, name, tuple(linears), sites_decided, cache)
 
     def _static(
         self,
@@ -105,14 +108,7 @@ class PlanSearch:
         scheme, cached = self.recipe.activations_scheme, self.recipe.cache_scheme
         if (scheme is None or scheme.dynamic) and cached is None:
             return {}, None
-        wanted = {
-            next(name for name in one.planned.linears if name not in self.searched.kept): (
-                one.planned.site
-            )
-            for one in decisions
-            if any(name not in self.searched.kept for name in one.planned.linears)
-        }
-        ranges = SiteRanges(wanted if scheme is not None and not scheme.dynamic else {}, scheme)
+        ranges = SiteRanges(self._read_as_codes(decisions), scheme)
         if self.model.cache is not None:
             self.model.cache.peaks.pop(index, None)
         with LinearCalls(parameters, ranges):
@@ -122,6 +118,18 @@ class PlanSearch:
         if cached is not None and self.model.cache is not None:
             cache = cache_scales(self.model.cache.peaks[index], cached)
         return ranges.parameters(), cache
+
+    def _read_as_codes(self, decisions: Sequence[SiteDecision]) -> dict[str, str]:
+        """Return {weight: site} with the first linear of each site that reads codes, if static."""
+        scheme = self.recipe.activations_scheme
+        if scheme is None or scheme.dynamic:
+            return {}
+        floats = self.searched.kept.keys() | self.searched.reads_float.keys()
+        return {
+            next(filter(lambda name: name not in floats, one.planned.linears)): one.planned.site
+            for one in decisions
+            if not floats.issuperset(one.planned.linears)
+        }
 
     def _sites(self, index: int) -> tuple[Site, ...]:
         prefix = self.model.prefix(index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -22,27 +23,34 @@ def planned_linears(
     quantizer: Quantizer,
     ranges: Mapping[str, QuantParameters],
     kept: Mapping[str, str],
+    reads_float: Mapping[str, str],
 ) -> Iterator[PlannedLinear]:
     """Yield each linear of a site, or stack of them, with its ratios of signal to noise.
 
     The weights of `problem` are folded, what was observed is not: it is divided by `scale`
-    [scales] here. `ranges` has the parameters of static activations by the site's value.
+    [scales] here. `ranges` has the parameters of static activations by the site's value. Those in
+    `kept` stay in float, those in `reads_float` as far as their activations go, with the reason.
     """
     parameters = ranges.get(problem.site.value)
     for name in dict.fromkeys(linear.name for linear in problem.linears):
         parts = [linear for linear in problem.linears if linear.name == name]
-        reason = kept.get(name)
         before, after = _peaks(parts, scale)
+        used = quantizer
+        if name in kept:
+            used = Quantizer(None, None)
+        elif name in reads_float and quantizer.activations is not None:
+            used = replace(quantizer, activations=None)
+        reads_codes = used.activations is not None
         # Dynamic ranges of a whole text are those of its peak.
-        measured = parameters or quantizer.expected_parameters(after)
+        measured = parameters or used.expected_parameters(after)
         yield PlannedLinear(
             name=name,
-            weights=None if reason else quantizer.weights,
-            activations=None if reason else quantizer.activations,
-            parameters=None if reason else parameters,
-            kept=reason,
-            weight_sqnr=None if reason else _weight_sqnr(parts, quantizer),
-            output_sqnr=None if reason else _output_sqnr(parts, scale, quantizer, measured),
+            weights=used.weights,
+            activations=used.activations,
+            parameters=parameters if reads_codes else None,
+            kept=None if used is quantizer else kept.get(name) or reads_float[name],
+            weight_sqnr=_weight_sqnr(parts, used),
+            output_sqnr=None if name in kept else _output_sqnr(parts, scale, used, measured),
             peak_before=before,
             peak_after=after,
         )

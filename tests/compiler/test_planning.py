@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
+from castline.compiler.package.manifest import verify
+from castline.compiler.pipeline import compile_model
 from castline.compiler.plan.store import read_plan
 from castline.compiler.planning import (
     planned_recipe,
@@ -18,7 +21,8 @@ from castline.compiler.planning import (
 )
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.recipes.recipe import Recipe
-from castline.errors import OutputError, RecipeError, TargetError
+from castline.compiler.report.record import read_report
+from castline.errors import GateFailedError, OutputError, RecipeError, TargetError
 
 SMALL = ["calibration.samples=4", "calibration.length=32", "smoothing.sites=[norm]"]
 
@@ -184,3 +188,100 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     require_device("cpu")
     with pytest.raises(TargetError, match="--device cuda: torch finds no CUDA GPU here"):
         require_device("cuda")
+
+
+@pytest.fixture(scope="module")
+def static(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recipe]:
+    """Return the static recipe, calibrated on a few words, with changes put in."""
+    text = tmp_path_factory.mktemp("calibration") / "text.txt"
+    text.write_text(" ".join(f"w{i * i * 7 % 155}" for i in range(3000)))
+    small = [f"calibration.text={text}", "calibration.samples=16", "calibration.length=128"]
+    loose = ["gate.perplexity_ratio=3", "gate.kl_divergence=2", "gate.top1_agreement=0.2"]
+
+    def of(*changes: str) -> Recipe:
+        return load_recipe("w8a8-smoothquant-static", [*small, *loose, *changes])
+
+    return of
+
+
+def test_a_plan_is_made_where_one_is_needed_and_published_inside_the_output(
+    source: str, evaluation_text: str, tmp_path: Path, static: Callable[..., Recipe]
+) -> None:
+    out = tmp_path / "out"
+    outcome = compile_model(
+        source, out, recipe=static(), target="onnx", evaluation_text=evaluation_text, threads=1
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "its plan is moved into it"
+    assert verify(out) == []
+    assert read_plan(out / "plan").recipe == static().model_dump(mode="json")
+    assert outcome.tensors is not None
+    assert outcome.tensors.of("logits").cosine > 0.97
+    assert {one.name for one in outcome.tensors.outputs} == {"logits"}, "its values are scaled"
+    report = read_report(out)
+    assert report is not None
+    assert len(report["quantization"]["linears"]) == 14  # type: ignore[index]
+    page = (out / "report.html").read_text()
+    assert "model.layers.1.mlp.down_proj" in page
+
+
+def test_a_given_plan_is_used_and_stays_and_makes_the_same_model(
+    source: str, tmp_path: Path, static: Callable[..., Recipe], compiled: Any
+) -> None:
+    quantize_model(source, tmp_path / "plan", recipe=static())
+    for name, plan in (("given", tmp_path / "plan"), ("made", None)):
+        compiled(source, tmp_path / name, static(), plan=plan)
+    assert (tmp_path / "plan" / "plan.json").is_file()
+    models = [
+        tmp_path / name / f"model.onnx{end}" for name in ("given", "made") for end in ("", ".data")
+    ]
+    given, given_data, made, made_data = (path.read_bytes() for path in models)
+    assert (given, given_data) == (made, made_data)
+    with pytest.raises(OutputError, match="differs from 'w8a8-smoothquant-static' in smoothing"):
+        compiled(source, tmp_path / "x", static("smoothing.alpha=0.3"), plan=tmp_path / "plan")
+
+
+def test_a_plan_outlives_a_gate_that_fails(
+    source: str, evaluation_text: str, tmp_path: Path, static: Callable[..., Recipe], compiled: Any
+) -> None:
+    strict = static("gate.kl_divergence=1e-9")
+    with pytest.raises(GateFailedError):
+        compiled(
+            source,
+            tmp_path / "out",
+            strict,
+            gate=True,
+            evaluation_text=evaluation_text,
+            threads=1,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["out.plan"]
+    assert len(read_plan(tmp_path / "out.plan").blocks) == 2
+
+
+def test_a_model_is_not_judged_by_the_text_it_was_calibrated_on(
+    source: str, evaluation_text: str, tmp_path: Path, static: Callable[..., Recipe], compiled: Any
+) -> None:
+    recipe = static(f"calibration.text={evaluation_text}")
+    with pytest.raises(RecipeError, match="calibration text and the evaluation text are the same"):
+        compiled(source, tmp_path / "out", recipe, gate=True, evaluation_text=evaluation_text)
+
+
+@pytest.mark.parametrize("granularity", ["per-tensor", "per-channel"])
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
+def test_an_int8_cache_passes_the_gate(
+    source: str,
+    evaluation_text: str,
+    tmp_path: Path,
+    static: Callable[..., Recipe],
+    granularity: str,
+    target: str,
+) -> None:
+    out = tmp_path / "out"
+    recipe = static(f"kv_cache.granularity={granularity}")
+    outcome = compile_model(
+        source, out, recipe=recipe, target=target, evaluation_text=evaluation_text, threads=1
+    )
+    assert outcome.tensors is not None
+    assert outcome.tensors.of("logits").cosine > 0.97
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    caches = [v for v in model.graph.input if v.name.startswith("past_key_values")]
+    assert {v.type.tensor_type.elem_type for v in caches} == {onnx.TensorProto.INT8}

@@ -30,8 +30,10 @@ def measured(
     scale: torch.Tensor = ONES,
     ranges: dict[str, QuantParameters] | None = None,
     kept: dict[str, str] | None = None,
+    reads_float: dict[str, str] | None = None,
 ) -> list[PlannedLinear]:
-    return list(planned_linears(problem, scale, quantizer, ranges or {}, kept or {}))
+    reasons = (kept or {}, reads_float or {})
+    return list(planned_linears(problem, scale, quantizer, ranges or {}, *reasons))
 
 
 def test_decibels_by_hand() -> None:
@@ -93,6 +95,17 @@ def test_a_linear_that_stays_in_float_has_its_reason_and_its_peaks(problem: Prob
     quantized, kept = measured(site, Quantizer(INT4, STATIC), kept={"w1": "it chooses experts"})
     assert quantized.kept is None
     assert kept == PlannedLinear("w1", None, None, None, "it chooses experts", None, None, 7, 7)
+
+
+def test_a_linear_that_reads_float_is_measured_by_its_weights_alone(problem: Problem) -> None:
+    both = Quantizer(INT4, PER_TOKEN)
+    (found,) = measured(problem(X, W), both, reads_float={"w0": "it is of an expert"})
+    (weights_only,) = measured(problem(X, W), Quantizer(INT4, None))
+    assert (found.weights, found.activations) == (INT4, None)
+    assert found.kept == "it is of an expert"
+    assert found.output_sqnr == weights_only.output_sqnr
+    (kept,) = measured(problem(X, W), both, kept={"w0": "a"}, reads_float={"w0": "b"})
+    assert (kept.weights, kept.kept) == (None, "a")
 
 
 def test_a_linear_that_was_never_read_has_no_ratio_of_outputs(problem: Problem) -> None:
