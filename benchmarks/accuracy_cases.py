@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 CASTLINE, LLM_COMPRESSOR, MODELOPT = "castline", "llm-compressor", "ModelOpt"
 SAMPLE, PLANTED = "sample", "planted"  # the models
-BITS = (8, 6)
 CALIBRATION = "calibration.samples=16"
 """Half of our default; the peers get the same tokens."""
 NORM_SITES = "smoothing.sites=[norm]"
@@ -30,7 +29,6 @@ O2 = Scheme("O2", "per-tensor", "tensor-dynamic", "w8a8-smoothquant-o2")
 O3 = Scheme("O3", "per-tensor", "tensor-static", "w8a8-smoothquant-o3")
 PER_TOKEN = Scheme("channel, token", "per-channel", "token-dynamic", "w8a8-smoothquant")
 STATIC = Scheme("channel, static", "per-channel", "tensor-static", "w8a8-smoothquant-static")
-SCHEMES = (O1, O2, O3, PER_TOKEN, STATIC)
 
 
 @dataclass(frozen=True)
@@ -82,18 +80,23 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Yield every case, those of one scheme beside each other."""
-    for bits in BITS:
-        for scheme in SCHEMES:
-            for smooth in (False, True):
-                yield Case(SAMPLE, CASTLINE, scheme, bits, smooth)
-            if scheme is O3 and bits == 8:
-                yield Case(SAMPLE, CASTLINE, scheme, bits, smooth=True, norm_sites=True)
-            yield from peers(scheme, bits)
+    """Yield every case: 8 bits, the planted outliers, then fewer bits."""
+    yield from _sample(8)
     for smooth in (False, True):
         yield Case(PLANTED, CASTLINE, O3, 8, smooth)
     for tool in (LLM_COMPRESSOR, MODELOPT):
         yield Case(PLANTED, tool, O3, 8, smooth=True)
+    yield from _sample(6)
+
+
+def _sample(bits: int) -> Iterator[Case]:
+    """Yield the cases of the sample model, those of one scheme beside each other."""
+    for scheme in (PER_TOKEN, STATIC, O3, O1, O2):
+        for smooth in (False, True):
+            yield Case(SAMPLE, CASTLINE, scheme, bits, smooth)
+        if scheme is O3 and bits == 8:
+            yield Case(SAMPLE, CASTLINE, scheme, bits, smooth=True, norm_sites=True)
+        yield from peers(scheme, bits)
 
 
 def peers(scheme: Scheme, bits: int) -> Iterator[Case]:
