@@ -53,6 +53,7 @@ bench: $(INSTALLED) ## measure against other tools, side by side
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/experts.py
+	$(BIN)/python benchmarks/accuracy.py
 
 clean: ## remove what was built, and .venv
 	rm -rf build dist src/*.egg-info .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

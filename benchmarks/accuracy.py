@@ -81,19 +81,21 @@ def measure_castline(case: Case, bench: Bench) -> Run:
     castline = str(Path(sys.executable).with_name("castline"))
     sets = [part for change in case.changes for part in ("--set", change)]
     recipe = ["--recipe", case.scheme.recipe, *sets]
-    search = bench.run(
-        [castline, "quantize", str(given.model), *recipe, "-o", str(plan), "--quiet"]
-    )
+    search = None
+    if case.needs_plan:
+        made = [*recipe, "-o", str(plan), "--quiet"]
+        search = bench.run([castline, "quantize", str(given.model), *made])
+        recipe = ["--plan", str(plan)]
     # The losses are what is compared here: the gate must not end the measurement.
-    lower = ["--plan", str(plan), "--target", TARGET, "-o", str(out), "--no-gate", "--quiet"]
+    lower = [*recipe, "--target", TARGET, "-o", str(out), "--no-gate", "--quiet"]
     compiled = bench.run([castline, "compile", str(given.model), *lower])
     judge = [sys.executable, str(HERE / "perplexity.py"), str(given.model), str(given.evaluation)]
     judged = bench.run([*judge, str(out), "--threads", str(bench.threads)])
     figures = json.loads(judged.stdout)
     return {
         **{key: figures[key] for key in LANGUAGE},
-        "search_s": round(search.wall_s, 1),
-        "peak_mb": round(search.peak_mb, 1),
+        "search_s": 0 if search is None else round(search.wall_s, 1),
+        "peak_mb": round((search or compiled).peak_mb, 1),
         "compile_s": round(compiled.wall_s, 1),
         "compile_peak_mb": round(compiled.peak_mb, 1),
         "folder_mb": round(folder_mb(out), 1),

@@ -16,6 +16,7 @@ from castline.compiler.targets.runtime import (
     inference_session,
     onnxruntime_module,
     runtime_errors,
+    saturates,
 )
 from castline.errors import TargetError
 
@@ -111,3 +112,20 @@ def test_bfloat16_comes_back_as_float32() -> None:
     bits = torch.tensor([[1.5, -2.0]], dtype=torch.bfloat16).view(torch.int16).numpy()
     value = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BFLOAT16)
     assert float32_from_ortvalue(value).tolist() == [[1.5, -2.0]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx avx2", True),
+        ("avx2 avx512_vnni", False),
+        ("avx2 avx_vnni", False),
+        ("asimd", False),
+    ],
+)
+def test_sums_of_bytes_saturate_on_x86_without_vnni(
+    tmp_path: Path, flags: str, expected: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags: {flags}\n")
+    assert saturates(tmp_path / "cpuinfo") is expected
+    assert not saturates(tmp_path / "absent")
