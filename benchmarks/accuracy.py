@@ -13,7 +13,7 @@ from pathlib import Path
 from accuracy_cases import CASTLINE, LLM_COMPRESSOR, MODELOPT, PLANTED, SAMPLE, Case, cases
 from peer_environment import peer_python
 from process import Cost, run_measured
-from record import Run, folder_mb, machine, table, write_result
+from record import Run, folder_mb, machine, result_path, table, write_result
 from sample import BUILD, NAME, fresh, sample_model
 
 HERE = Path(__file__).parent
@@ -120,16 +120,35 @@ def measure_peer(case: Case, bench: Bench) -> Run:
 def measure(case: Case, bench: Bench) -> Run:
     """Measure one case and print its line."""
     figures = (measure_castline if case.tool == CASTLINE else measure_peer)(case, bench)
-    run: Run = {
+    run: Run = {**named_fields(case), **figures}
+    print("  " + "  ".join(line(run)), flush=True)
+    return run
+
+
+def named_fields(case: Case) -> Run:
+    """Return what names a case in the results."""
+    return {
         "model": case.model,
         "tool": case.tool,
         "scheme": case.scheme.name,
         "bits": case.bits,
         "method": case.method,
-        **figures,
     }
-    print("  " + "  ".join(line(run)), flush=True)
-    return run
+
+
+def named(run: Run) -> tuple[str, ...]:
+    """Return the name of a case that was measured, to be compared."""
+    return tuple(str(run[key]) for key in ("model", "tool", "scheme", "bits", "method"))
+
+
+def kept_runs(content: Mapping[str, object]) -> list[Run]:
+    """Return what today's result holds already, if it was measured with the same threads."""
+    path = result_path("accuracy")
+    if not path.is_file():
+        return []
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    same = all(kept[key] == content[key] for key in ("model", "target", "threads"))
+    return list(kept["runs"]) if same else []
 
 
 HEADER = ["tool", "model", "scheme", "bits", "method", "perplexity", "x float", "KL", "top 1 %"]
@@ -154,6 +173,9 @@ def line(run: Run) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2, help="threads of each process (2)")
+    parser.add_argument(
+        "--go-on", action="store_true", help="keep what today's result holds of an unfinished run"
+    )
     parser.add_argument("--tool", choices=[CASTLINE, *SCRIPTS], help="no result is kept")
     parser.add_argument("--model", choices=[SAMPLE, PLANTED], help="no result is kept")
     options = parser.parse_args()
@@ -167,9 +189,10 @@ def main() -> None:
     bench = Bench(materials, pythons, options.threads)
     busy = machine()
     content = {"model": NAME, "target": TARGET, "threads": options.threads, "machine": busy}
-    runs: list[Run] = []
+    runs = kept_runs(content) if options.go_on else []
+    measured = {named(run) for run in runs}
     for case in wanted:
-        if case.tool not in {CASTLINE, *pythons}:
+        if case.tool not in {CASTLINE, *pythons} or named(named_fields(case)) in measured:
             continue
         runs.append(measure(case, bench))
         if not options.tool and not options.model:  # after each, for the whole takes an hour

@@ -51,19 +51,24 @@ def medians(runs: Sequence[Run], by: str, of: Sequence[str]) -> dict[str, dict[s
     }
 
 
+def result_path(name: str) -> Path:
+    """Return where a measurement of today is kept."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return RESULTS / f"{name}-{today}.json"
+
+
 def write_result(name: str, content: Mapping[str, object]) -> Path:
     """Write `content` with date and versions to `results/<name>-<date>.json`; return the path.
 
     A second measurement on one day replaces the first.
     """
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = result_path(name)
     result = {
         "benchmark": name,
-        "date": today,
+        "date": path.stem.removeprefix(f"{name}-"),
         "versions": {package: version(package) for package in PACKAGES},
         **content,
     }
-    path = RESULTS / f"{name}-{today}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
 

@@ -54,6 +54,15 @@ PlanOutput = Annotated[
         show_default=False,
     ),
 ]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="How to quantize: a preset (castline recipes lists them) or a YAML file.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

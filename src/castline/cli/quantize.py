@@ -21,6 +21,7 @@ from castline.cli.options import (
     Overrides,
     PlanOutput,
     Quiet,
+    RecipeName,
     Source,
     TrustRemoteCode,
 )
@@ -38,15 +39,7 @@ def quantize(
     source: Source,
     *,
     output: PlanOutput,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="NAME|FILE",
-            help="How to quantize: a preset (castline recipes lists them) or a YAML file.",
-        ),
-    ] = "w8a8-smoothquant",
+    recipe: RecipeName = "w8a8-smoothquant",
     overrides: Overrides = None,
     calibration_text: CalibrationText = None,
     samples: Annotated[

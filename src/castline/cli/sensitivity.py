@@ -21,6 +21,7 @@ from castline.cli.options import (
     Device,
     Overrides,
     Quiet,
+    RecipeName,
     Source,
     TrustRemoteCode,
 )
@@ -35,15 +36,7 @@ if TYPE_CHECKING:
 def sensitivity(
     source: Source,
     *,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="NAME|FILE",
-            help="How to quantize: a preset (castline recipes lists them) or a YAML file.",
-        ),
-    ] = "w8a8-smoothquant",
+    recipe: RecipeName = "w8a8-smoothquant",
     by: Annotated[
         Literal["layer", "linear"],
         typer.Option(
