@@ -14,7 +14,8 @@ from castline.plugins.quantize_per_tensor.op import (
     QUANTIZE_PER_TENSOR,
     QUANTIZE_PER_TENSOR_ASYMMETRIC,
 )
-from castline.plugins.quantize_per_token.op import QUANTIZE_PER_TOKEN, SMALLEST_SCALE
+from castline.plugins.quantize_per_token.op import QUANTIZE_PER_TOKEN
+from castline.plugins.run_time_grid import SMALLEST_SCALE
 
 _MIDDLE = 128
 _ALL_BITS = 8

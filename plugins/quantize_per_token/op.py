@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from castline.plugins.op import PluginOp
-
-Array = NDArray[Any]
-
-SMALLEST_SCALE = np.finfo(np.float32).tiny
-"""float32's smallest normal number: a token of zeros is divided by it and has zeros for codes."""
+from castline.plugins.run_time_grid import (
+    PER_TOKEN,
+    Array,
+    body,
+    quantize_asymmetric,
+    quantize_symmetric,
+)
 
 QUANTIZE_PER_TOKEN = PluginOp(
     name="QuantizePerToken",
     inputs=("x",),
     outputs=("codes", "scale"),
     attributes=("bits",),
-    body="""
-        bits = Constant <value_int: int = @bits> ()
-        one_bit = Constant <value_int = 1> ()
-        two = Constant <value_float = 2.0> ()
-        one = Constant <value_float = 1.0> ()
-        smallest = Constant <value_float = 1.1754943508222875e-38> ()
-        last = Constant <value_ints = [-1]> ()
-        code_zero = Constant <value = int8 {0}> ()
-
-        magnitude_bits = Sub (bits, one_bit)
-        codes_above_zero = Pow (two, magnitude_bits)
-        largest_code = Sub (codes_above_zero, one)
-        smallest_code = Neg (largest_code)
-
-        wide = Cast <to = 1> (x)
-        above = ReduceMax (wide, last)
-        below = ReduceMin (wide, last)
-        scale_above = Div (above, largest_code)
-        scale_below = Div (below, smallest_code)
-        scale = Max (scale_above, scale_below, smallest)
-        in_steps = Div (wide, scale)
-        codes = QuantizeLinear (in_steps, one, code_zero)
-    """,
+    body=body(PER_TOKEN, symmetric=True),
 )
 
 QUANTIZE_PER_TOKEN_ASYMMETRIC = PluginOp(
@@ -49,67 +24,15 @@ QUANTIZE_PER_TOKEN_ASYMMETRIC = PluginOp(
     inputs=("x",),
     outputs=("codes", "scale", "zero_point"),
     attributes=("bits",),
-    body="""
-        bits = Constant <value_int: int = @bits> ()
-        one_bit = Constant <value_int = 1> ()
-        two = Constant <value_float = 2.0> ()
-        one = Constant <value_float = 1.0> ()
-        zero = Constant <value_float = 0.0> ()
-        smallest = Constant <value_float = 1.1754943508222875e-38> ()
-        last = Constant <value_ints = [-1]> ()
-        code_zero = Constant <value = int8 {0}> ()
-
-        magnitude_bits = Sub (bits, one_bit)
-        codes_from_zero = Pow (two, magnitude_bits)
-        smallest_code = Neg (codes_from_zero)
-        largest_code = Sub (codes_from_zero, one)
-        steps = Sub (largest_code, smallest_code)
-
-        wide = Cast <to = 1> (x)
-        above = ReduceMax (wide, last)
-        below = ReduceMin (wide, last)
-        most = Max (above, zero)
-        least = Min (below, zero)
-        range = Sub (most, least)
-        step = Div (range, steps)
-        scale = Max (step, smallest)
-        least_in_steps = Div (least, scale)
-        unrounded_zero = Sub (smallest_code, least_in_steps)
-        rounded_zero = Round (unrounded_zero)
-        float_zero = Clip (rounded_zero, smallest_code, largest_code)
-        in_steps = Div (wide, scale)
-        rounded = Round (in_steps)
-        shifted = Add (rounded, float_zero)
-        clipped = Clip (shifted, smallest_code, largest_code)
-        codes = Cast <to = 3> (clipped)
-        zero_point = Cast <to = 3> (float_zero)
-    """,
+    body=body(PER_TOKEN, symmetric=False),
 )
 
 
 def quantize_per_token(x: Array, bits: int) -> tuple[Array, Array]:
-    """Return codes int8 [..., K] and scale float32 [..., 1] of `x` [..., K].
-
-    scale = max|x| / (2^(bits - 1) - 1) over K; codes = round(x / scale), half to even.
-    """
-    wide = x.astype(np.float32)
-    largest = np.float32(2 ** (bits - 1) - 1)
-    scale = np.maximum(np.abs(wide).max(-1, keepdims=True) / largest, SMALLEST_SCALE)
-    return np.rint(wide / scale).astype(np.int8), scale
+    """Return codes int8 [..., K] and scale float32 [..., 1] of `x` [..., K]."""
+    return quantize_symmetric(x, bits, -1)
 
 
 def quantize_per_token_asymmetric(x: Array, bits: int) -> tuple[Array, Array, Array]:
-    """Return codes int8 [..., K], scale float32 [..., 1] and zero_point int8 [..., 1].
-
-    With a = min(x, 0) and b = max(x, 0) over K, and the codes of two's complement from `low` on:
-    scale = (b - a) / (2^bits - 1); zero_point = round(low - a / scale), kept among the codes;
-    codes = round(x / scale) + zero_point, likewise. The value 0 has a code of its own.
-    """
-    wide = x.astype(np.float32)
-    low, high = np.float32(-(2 ** (bits - 1))), np.float32(2 ** (bits - 1) - 1)
-    least = np.minimum(wide.min(-1, keepdims=True), np.float32(0))
-    most = np.maximum(wide.max(-1, keepdims=True), np.float32(0))
-    scale = np.maximum((most - least) / (high - low), SMALLEST_SCALE)
-    zero_point = np.clip(np.rint(low - least / scale), low, high)
-    codes = np.clip(np.rint(wide / scale) + zero_point, low, high)
-    return codes.astype(np.int8), scale, zero_point.astype(np.int8)
+    """Return codes int8 [..., K], scale float32 [..., 1] and zero_point int8 [..., 1]."""
+    return quantize_asymmetric(x, bits, -1)
