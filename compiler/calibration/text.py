@@ -61,18 +61,6 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def require_apart(calibration: str, evaluation: str) -> None:
-    """Raise RecipeError if one text is the other or a part of it.
-
-    A model calibrated on the text it is judged by looks better than it is.
-    """
-    if calibration.strip() in evaluation or evaluation.strip() in calibration:
-        raise RecipeError(
-            "The calibration text and the evaluation text are the same, or one holds the other. "
-            "Give a different text for one of them."
-        )
-
-
 def _column(source: str | Path | None) -> DatasetColumn | None:
     """Return the column that `source` names, unless a file or a folder has that name."""
     if source is None or Path(source).exists():
