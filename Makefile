@@ -25,8 +25,9 @@ help: ## show this list
 
 setup: $(INSTALLED) ## make .venv and install Castline and its sample model
 
-demo: $(INSTALLED) ## compile the sample model to INT4 and let it write
-	$(BIN)/castline compile "$(SAMPLE)" --recipe w4a16-rtn --target onnxruntime -o build/demo --overwrite
+demo: $(INSTALLED) ## search INT4 weights for the sample model, compile it and let it write
+	$(BIN)/castline compile "$(SAMPLE)" --recipe w4a16-awq --allow-lossy --set calibration.samples=8 \
+		--target onnxruntime -o build/demo --overwrite
 	$(BIN)/castline generate build/demo "$(PROMPT)"
 
 test: $(INSTALLED) ## run the tests that take seconds

@@ -1,4 +1,4 @@
-"""Compare W8A8 quantizers by what they leave of a model: SmoothQuant and naive, ours and peers'."""
+"""Compare quantizers by what they leave of a model: SmoothQuant and AWQ, ours and peers'."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_cases import CASTLINE, LLM_COMPRESSOR, MODELOPT, PLANTED, SAMPLE, Case, cases
+import w8a8_cases
+import weight_only_cases
+from accuracy_cases import CASTLINE, SAMPLE, Case
 from peer_environment import peer_python
 from process import Cost, run_measured
 from record import Run, folder_mb, machine, result_path, table, write_result
@@ -19,10 +21,6 @@ from sample import BUILD, NAME, fresh, sample_model
 HERE = Path(__file__).parent
 WORK = BUILD / "accuracy"
 TARGET = "onnxruntime"
-SCRIPTS = {
-    LLM_COMPRESSOR: "llmcompressor_smoothquant.py",
-    MODELOPT: "modelopt_smoothquant.py",
-}
 LANGUAGE = ("perplexity_original", "perplexity", "kl_divergence", "top1_agreement")
 
 
@@ -35,6 +33,23 @@ class Material:
     """.npy of tokens [samples, length]."""
     evaluation: Path
     """.npy of tokens [windows, length]."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Cases that are kept in one file."""
+
+    result: str
+    cases: tuple[Case, ...]
+    threads: int
+    """Of each process, where nothing else is asked for."""
+
+
+SUITES = {
+    "w8a8": Suite("accuracy", tuple(w8a8_cases.cases()), threads=2),
+    # The searches are compared on one thread.
+    "weight-only": Suite("accuracy-weight-only", tuple(weight_only_cases.cases()), threads=1),
+}
 
 
 @dataclass(frozen=True)
@@ -63,10 +78,10 @@ def material(name: str) -> Material:
     return Material(model, *files)
 
 
-def installed_peers() -> dict[str, Path]:
-    """Return the interpreter of each peer that installs here, and say which do not."""
+def installed(tools: Iterable[str]) -> dict[str, Path]:
+    """Return the interpreter of each of these peers that installs here; say which do not."""
     pythons = {}
-    for tool in SCRIPTS:
+    for tool in tools:
         try:
             pythons[tool] = peer_python(tool, BUILD / "venvs")
         except subprocess.CalledProcessError as error:
@@ -80,7 +95,7 @@ def measure_castline(case: Case, bench: Bench) -> Run:
     plan, out = fresh(WORK / "plan"), fresh(WORK / "out")
     castline = str(Path(sys.executable).with_name("castline"))
     sets = [part for change in case.changes for part in ("--set", change)]
-    recipe = ["--recipe", case.scheme.recipe, *sets]
+    recipe = ["--recipe", case.recipe, *sets]
     search = None
     if case.needs_plan:
         made = [*recipe, "-o", str(plan), "--quiet"]
@@ -95,6 +110,7 @@ def measure_castline(case: Case, bench: Bench) -> Run:
     return {
         **{key: figures[key] for key in LANGUAGE},
         "search_s": 0 if search is None else round(search.wall_s, 1),
+        "search_cpu_s": 0 if search is None else round(search.cpu_s, 1),
         "peak_mb": round((search or compiled).peak_mb, 1),
         "compile_s": round(compiled.wall_s, 1),
         "compile_peak_mb": round(compiled.peak_mb, 1),
@@ -103,15 +119,16 @@ def measure_castline(case: Case, bench: Bench) -> Run:
 
 
 def measure_peer(case: Case, bench: Bench) -> Run:
-    """Quantize and judge in torch, where the peers' SmoothQuant ends."""
+    """Quantize and judge in torch, where the peers end that run on a CPU."""
     given = bench.materials[case.model]
-    script = [str(bench.pythons[case.tool]), str(HERE / "peers" / SCRIPTS[case.tool])]
+    script = [str(bench.pythons[case.tool]), str(HERE / "peers" / case.script)]
     files = [str(given.model), str(given.calibration), str(given.evaluation)]
-    cost = bench.run([*script, *files, *case.task, "--threads", str(bench.threads)])
-    figures = json.loads(cost.stdout.splitlines()[-1])  # ModelOpt reports on stdout before it
+    cost = bench.run([*script, *files, json.dumps(case.task), "--threads", str(bench.threads)])
+    figures = json.loads(cost.stdout.splitlines()[-1])  # some report on stdout before it
     return {
         **{key: figures[key] for key in LANGUAGE},
         "search_s": round(cost.wall_s - figures["evaluation_s"], 1),
+        "search_cpu_s": round(figures["cpu_s"], 1),
         "peak_mb": round(figures["peak_mb"], 1),
         "versions": json.dumps(figures["versions"]),
     }
@@ -125,25 +142,22 @@ def measure(case: Case, bench: Bench) -> Run:
     return run
 
 
+NAMING = ("model", "tool", "scheme", "bits", "method")
+
+
 def named_fields(case: Case) -> Run:
     """Return what names a case in the results."""
-    return {
-        "model": case.model,
-        "tool": case.tool,
-        "scheme": case.scheme.name,
-        "bits": case.bits,
-        "method": case.method,
-    }
+    return {name: getattr(case, name) for name in NAMING}
 
 
 def named(run: Run) -> tuple[str, ...]:
     """Return the name of a case that was measured, to be compared."""
-    return tuple(str(run[key]) for key in ("model", "tool", "scheme", "bits", "method"))
+    return tuple(str(run[name]) for name in NAMING)
 
 
-def kept_runs(content: Mapping[str, object]) -> list[Run]:
+def kept_runs(result: str, content: Mapping[str, object]) -> list[Run]:
     """Return what today's result holds already, if it was measured with the same threads."""
-    path = result_path("accuracy")
+    path = result_path(result)
     if not path.is_file():
         return []
     kept = json.loads(path.read_text(encoding="utf-8"))
@@ -157,10 +171,10 @@ HEADER += ["search s", "peak MB"]
 
 def line(run: Run) -> list[str]:
     """Return the figures of one case in the order of HEADER."""
-    named = [str(run[key]) for key in ("tool", "model", "scheme", "bits", "method")]
+    names = [str(run[key]) for key in ("tool", "model", "scheme", "bits", "method")]
     perplexity, original = float(run["perplexity"]), float(run["perplexity_original"])
     return [
-        *named,
+        *names,
         f"{perplexity:.2f}",
         f"{perplexity / original:.4f}",
         f"{float(run['kl_divergence']):.4f}",
@@ -170,36 +184,45 @@ def line(run: Run) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2, help="threads of each process (2)")
-    parser.add_argument(
-        "--go-on", action="store_true", help="keep what today's result holds of an unfinished run"
-    )
-    parser.add_argument("--tool", choices=[CASTLINE, *SCRIPTS], help="no result is kept")
-    parser.add_argument("--model", choices=[SAMPLE, PLANTED], help="no result is kept")
-    options = parser.parse_args()
+def run_suite(suite: Suite, options: argparse.Namespace) -> None:
+    """Measure the cases that are asked for; keep a result where they are all of the suite's."""
+    asked = {name: value for name in NAMING if (value := getattr(options, name)) is not None}
     wanted = [
         case
-        for case in cases()
-        if options.tool in (None, case.tool) and options.model in (None, case.model)
+        for case in suite.cases
+        if all(str(named_fields(case)[name]) == value for name, value in asked.items())
     ]
-    pythons = installed_peers() if any(case.tool in SCRIPTS for case in wanted) else {}
+    threads = options.threads or suite.threads
+    pythons = installed(sorted({case.tool for case in wanted} - {CASTLINE}))
     materials = {name: material(name) for name in sorted({case.model for case in wanted})}
-    bench = Bench(materials, pythons, options.threads)
+    bench = Bench(materials, pythons, threads)
     busy = machine()
-    content = {"model": NAME, "target": TARGET, "threads": options.threads, "machine": busy}
-    runs = kept_runs(content) if options.go_on else []
+    content = {"model": NAME, "target": TARGET, "threads": threads, "machine": busy}
+    runs = kept_runs(suite.result, content) if options.go_on else []
     measured = {named(run) for run in runs}
     for case in wanted:
         if case.tool not in {CASTLINE, *pythons} or named(named_fields(case)) in measured:
             continue
         runs.append(measure(case, bench))
-        if not options.tool and not options.model:  # after each, for the whole takes an hour
-            kept = write_result("accuracy", {**content, "runs": runs})
+        if not asked:  # after each, for the whole takes hours
+            write_result(suite.result, {**content, "runs": runs})
     print(f"\n{table(HEADER, [line(run) for run in runs])}\n")
-    if not options.tool and not options.model:
-        print(f"Kept in {kept}")
+    if not asked:
+        print(f"Kept in {result_path(suite.result)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=SUITES, help="one half (default: both)")
+    parser.add_argument("--threads", type=int, help="of each process (w8a8: 2, weight-only: 1)")
+    parser.add_argument(
+        "--go-on", action="store_true", help="keep what today's result holds of an unfinished run"
+    )
+    for name in NAMING:
+        parser.add_argument(f"--{name}", help="only cases with this one; no result is kept")
+    options = parser.parse_args()
+    for name in [options.only] if options.only else SUITES:
+        run_suite(SUITES[name], options)
 
 
 if __name__ == "__main__":

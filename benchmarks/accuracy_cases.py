@@ -1,118 +1,52 @@
-"""List what accuracy.py measures: schemes, the tools that have them, and what each is told."""
+"""Say what a case of accuracy.py is: one quantization of one model by one tool."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
 
 CASTLINE, LLM_COMPRESSOR, MODELOPT = "castline", "llm-compressor", "ModelOpt"
+NNCF, AUTOAWQ = "NNCF", "AutoAWQ"
 SAMPLE, PLANTED = "sample", "planted"  # the models
 CALIBRATION = "calibration.samples=8"
 """A quarter of our default; the peers get the same tokens."""
-NORM_SITES = "smoothing.sites=[norm]"
+
+Task: TypeAlias = Mapping[str, str | int | float | None]
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """One granularity of weights and activations."""
-
-    name: str
-    weights: str
-    """As the peers' scripts are told."""
-    activations: str
-    recipe: str
-    """Ours, with SmoothQuant."""
-
-
-O1 = Scheme("O1", "per-tensor", "token-dynamic", "w8a8-smoothquant-o1")
-O2 = Scheme("O2", "per-tensor", "tensor-dynamic", "w8a8-smoothquant-o2")
-O3 = Scheme("O3", "per-tensor", "tensor-static", "w8a8-smoothquant-o3")
-PER_TOKEN = Scheme("channel, token", "per-channel", "token-dynamic", "w8a8-smoothquant")
-STATIC = Scheme("channel, static", "per-channel", "tensor-static", "w8a8-smoothquant-static")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One quantization of one model by one tool."""
-
-    model: str
-    tool: str
-    scheme: Scheme
-    bits: int
-    """Of weights and activations."""
-    smooth: bool
-    alpha: float | None = None
-    """The migration strength; None: the tool's own default, which is a search with ours."""
-    norm_sites: bool = False
-    """Ours: folds behind norms only, as the paper does, and not at v to o and up to down."""
+class Case(Protocol):
+    """What a case must tell."""
 
     @property
+    def model(self) -> str: ...
+    @property
+    def tool(self) -> str: ...
+    @property
+    def scheme(self) -> str:
+        """The granularity, by name."""
+
+    @property
+    def bits(self) -> int: ...
+    @property
     def method(self) -> str:
-        """What is done about outliers, in a few words."""
-        if not self.smooth:
-            return "naive"
-        alpha = "" if self.alpha is None else f" {self.alpha:g}"
-        return f"smooth{alpha}{', norm sites' if self.norm_sites else ''}"
+        """How the numbers are found, in a few words."""
+
+    @property
+    def recipe(self) -> str:
+        """Ours."""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Values of --set for it."""
 
     @property
     def needs_plan(self) -> bool:
         """Whether ours takes numbers from the calibration text."""
-        return self.smooth or self.scheme.activations == "tensor-static"
 
     @property
-    def changes(self) -> tuple[str, ...]:
-        """Values of --set for our recipe."""
-        changes = [CALIBRATION]
-        changes += [f"{part}.bits={self.bits}" for part in ("weights", "activations")]
-        if not self.smooth:
-            changes.append("algorithm=round-to-nearest")
-        if self.alpha is not None:
-            changes.append(f"smoothing.alpha={self.alpha}")
-        if self.norm_sites:
-            changes.append(NORM_SITES)
-        return tuple(changes)
+    def script(self) -> str:
+        """A peer's, in peers/."""
 
     @property
-    def task(self) -> list[str]:
-        """The same for a peer's script."""
-        task = ["--weights", self.scheme.weights, "--activations", self.scheme.activations]
-        task += ["--bits", str(self.bits)]
-        if self.smooth:
-            task.append("--smooth")
-        if self.alpha is not None:
-            task += ["--alpha", str(self.alpha)]
-        return task
-
-
-def cases() -> Iterator[Case]:
-    """Yield every case: 8 bits, the planted outliers, then fewer bits."""
-    yield from _sample(8)
-    for smooth in (False, True):
-        yield Case(PLANTED, CASTLINE, O3, 8, smooth)
-    for tool in (LLM_COMPRESSOR, MODELOPT):
-        yield Case(PLANTED, tool, O3, 8, smooth=True)
-    yield from _sample(6)
-
-
-def _sample(bits: int) -> Iterator[Case]:
-    """Yield the cases of the sample model, those of one scheme beside each other."""
-    for scheme in (PER_TOKEN, STATIC, O3, O1, O2):
-        for smooth in (False, True):
-            yield Case(SAMPLE, CASTLINE, scheme, bits, smooth)
-        if scheme is O3 and bits == 8:
-            yield Case(SAMPLE, CASTLINE, scheme, bits, smooth=True, norm_sites=True)
-        yield from peers(scheme, bits)
-
-
-def peers(scheme: Scheme, bits: int) -> Iterator[Case]:
-    """Yield what the peers do at a scheme: what their own presets and examples take."""
-    if scheme is PER_TOKEN:
-        yield Case(SAMPLE, LLM_COMPRESSOR, scheme, bits, smooth=True)
-    if bits != 8:  # ModelOpt smooths 8 bits only
-        return
-    if scheme is PER_TOKEN:
-        # 0.8 is what its examples take.
-        yield Case(SAMPLE, LLM_COMPRESSOR, scheme, bits, smooth=True, alpha=0.8)
-    if scheme is STATIC:
-        yield Case(SAMPLE, MODELOPT, scheme, bits, smooth=False)
-        yield Case(SAMPLE, MODELOPT, scheme, bits, smooth=True)
+    def task(self) -> Task:
+        """What it is told."""

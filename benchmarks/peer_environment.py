@@ -12,6 +12,9 @@ REQUIREMENTS = {
     # requests: it imports what it does not declare.
     "ModelOpt": ("nvidia-modelopt==0.47.0", "transformers==5.23.0", "requests"),
     "llm-compressor": ("llmcompressor==0.14.0.1",),
+    "NNCF": ("nncf==3.4.0", "transformers==5.23.0"),
+    # Its last release: it fits no later transformers.
+    "AutoAWQ": ("autoawq==0.2.9", "transformers==4.51.3"),
 }
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import Counter
-from dataclasses import replace
-from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from castline.compiler.accounts import PLAN, facts, origin, provenance
 from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.provenance import local_path, opening_title
+from castline.compiler.importing.imported import imported
+from castline.compiler.importing.requantizing import SourceCodes, require_carrying
+from castline.compiler.opening import float_type_of, text_to_judge_by, tried
 from castline.compiler.package.companions import (
     model_bytes,
     save_companions,
@@ -35,32 +36,21 @@ from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built
 from castline.compiler.targets.write import MODEL, write_model
+from castline.compiler.to_huggingface import HUGGINGFACE, compile_to_huggingface
 from castline.errors import TargetError
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
 from castline.exporters.context import context_length
-from castline.exporters.export import Exported, export
+from castline.exporters.export import export
 from castline.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
     from castline.compiler.check.evaluation_text import HeldOutPassages, HeldOutText
     from castline.compiler.check.measured import Measured, Speeds
 
-DTYPES = {
-    "float32": ir.DataType.FLOAT,
-    "float16": ir.DataType.FLOAT16,
-    "bfloat16": ir.DataType.BFLOAT16,
-}
-PLAN = "plan"
-"""The folder of an output that holds the plan it was quantized by."""
-AS_STORED = "checkpoint"
-"""The dtype that most weights have in the checkpoint."""
-
 _COMPILE_ELSEWHERE = (
     "Use --no-gate to compile here all the same, and run castline check where there is more memory."
 )
 _ORIGINAL_BYTES = 4  # the original runs in float32
-_LIBRARIES = ("onnx", "onnx-ir", "onnxscript", "torch", "transformers")
-_OPTIONAL_LIBRARIES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def export_model(
@@ -83,8 +73,8 @@ def export_model(
     with publishing(output, overwrite=overwrite) as folder:
         with progress.stage(opening_title(source)):
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
-        float_type = _float_type(dtype, checkpoint)
-        exported = _tried(export(checkpoint, float_type, progress), progress)
+        float_type = float_type_of(dtype, checkpoint)
+        exported = tried(export(checkpoint, float_type, progress), progress)
         context = context_length(checkpoint.config)
         lowered = Onnx().lower(exported.model, context)
         nodes = len(exported.model.graph)
@@ -105,7 +95,7 @@ def export_model(
         )
         write_report(folder, outcome)
         write_page(folder, outcome, kinds=inspect_graph(folder / MODEL).kinds)
-        write_manifest(folder, _origin(outcome) | {"target": "export", "dtype": outcome.dtype})
+        write_manifest(folder, origin(outcome) | {"target": "export", "dtype": outcome.dtype})
     return outcome
 
 
@@ -114,12 +104,14 @@ def compile_model(
     output: Path,
     *,
     recipe: Recipe,
+    as_stored: Recipe | None = None,
     target: str,
     plan: Path | None = None,
     device: str = "cpu",
     dtype: str | None = None,
     evaluation_text: str | None = None,
     gate: bool = True,
+    allow_lossy: bool = False,
     overwrite: bool = False,
     threads: int | None = None,
     trust_remote_code: bool = False,
@@ -127,14 +119,33 @@ def compile_model(
 ) -> CompileOutcome:
     """Compile a checkpoint for a target by a recipe; publish it in `output` if it is near enough.
 
+    Where `as_stored` is given, it takes the recipe's place for a checkpoint that is quantized.
     `dtype` is that of what is not quantized (None: what suits the target); `evaluation_text` is a
     text file, folder or dataset to judge by (None: the shipped text). `plan` is a plan's folder;
     without one, a recipe that takes numbers from a text has its plan made, on `device`. The plan is
-    published inside the output. Raises GateFailedError when a figure misses the recipe's threshold,
-    and the other CastlineErrors; nothing is written then.
+    published inside the output. `allow_lossy` lets codes of a quantized checkpoint change. Raises
+    GateFailedError when a figure misses the recipe's threshold, and the other CastlineErrors;
+    nothing is written then.
     """
     started = time.perf_counter()
     progress = progress or SilentProgress()
+    if target == HUGGINGFACE:
+        return compile_to_huggingface(
+            source,
+            output,
+            recipe=recipe,
+            as_stored=as_stored,
+            plan=plan,
+            device=device,
+            dtype=dtype,
+            evaluation_text=evaluation_text,
+            gate=gate,
+            allow_lossy=allow_lossy,
+            overwrite=overwrite,
+            threads=threads,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
     chosen = target_named(target)
     chosen.require(recipe)
     if gate:
@@ -142,12 +153,14 @@ def compile_model(
     with publishing(output, overwrite=overwrite) as folder:
         with progress.stage(opening_title(source)):
             checkpoint = open_checkpoint(source, trust_remote_code=trust_remote_code)
-        float_type = chosen.dtype if dtype is None else _float_type(dtype, checkpoint)
+        recipe = as_stored if as_stored is not None and checkpoint.quantized else recipe
+        require_carrying(checkpoint, recipe, allow_lossy=allow_lossy)
+        float_type = chosen.dtype if dtype is None else float_type_of(dtype, checkpoint)
         chosen.require_dtype(float_type)
         if gate:
             _require_comparable(float_type)
-        text = _held_out_text(checkpoint, evaluation_text, progress) if gate else None
-        exported = _tried(export(checkpoint, float_type, progress), progress)
+        text = text_to_judge_by(checkpoint, evaluation_text, progress) if gate else None
+        exported = tried(export(checkpoint, float_type, progress), progress)
         sha256 = hashed(checkpoint, progress)
         quantization = plan_for(
             checkpoint,
@@ -162,9 +175,12 @@ def compile_model(
         if quantization is not None and text is not None:
             require_apart(quantization, text.source, text.sha256)
         context = context_length(checkpoint.config)
-        notes = exported.notes + quantize_graph(exported.model, recipe, quantization)
+        stored = imported(exported.checkpoint, progress) if recipe.as_stored else None
+        notes = exported.notes + quantize_graph(exported.model, recipe, quantization, stored)
         lowered = chosen.lower(exported.model, context)
         notes += lowered.notes
+        codes = SourceCodes(exported.checkpoint, recipe, stored, allow_lossy)
+        carried = codes.judge(exported.model, float_type, progress)
         if gate:
             require_memory(
                 checkpoint, _stored_bytes(exported.model), available_memory(), _COMPILE_ELSEWHERE
@@ -193,32 +209,22 @@ def compile_model(
             speed=speeds.result if speeds else None,
             bits_per_weight=8 * size / exported.parameters,
             seconds=time.perf_counter() - started,
-            notes=(*notes, *built.notes, *(measured.notes if measured else ())),
+            notes=(*notes, *carried.notes, *built.notes, *(measured.notes if measured else ())),
             not_executed=built.not_executed,
             quantization=None if quantization is None else plan_json(quantization),
+            stored_codes=carried.to_json() if carried.codes else None,
         )
         write_report(folder, outcome)
         with progress.stage("Writing the report"):
             kinds = inspect_graph(folder / MODEL).kinds
-            write_page(folder, outcome, quantization, kinds, _provenance(sha256, text))
+            write_page(folder, outcome, quantization, kinds, provenance(sha256, text))
         if quantization is not None:
             shutil.copytree(plan or plan_beside(output), folder / PLAN)
         with progress.stage("Writing the manifest"):
-            write_manifest(folder, _facts(outcome, sha256, recipe, float_type, text, built))
+            write_manifest(folder, facts(outcome, sha256, recipe, float_type, text, built.facts))
     if plan is None and quantization is not None:
         shutil.rmtree(plan_beside(output))
     return outcome
-
-
-def _float_type(dtype: str, checkpoint: Checkpoint) -> ir.DataType:
-    if dtype in DTYPES:
-        return DTYPES[dtype]
-    if dtype != AS_STORED:
-        raise TargetError(f"dtype is {dtype!r}; expected {', '.join(DTYPES)} or {AS_STORED}.")
-    stored = Counter[str]()
-    for spec in checkpoint.tensors.values():
-        stored[spec.dtype.name] += spec.size
-    return DTYPES.get(stored.most_common(1)[0][0], ir.DataType.FLOAT)
 
 
 def _require_comparable(float_type: ir.DataType) -> None:
@@ -228,31 +234,6 @@ def _require_comparable(float_type: ir.DataType) -> None:
             "which has no bfloat16 kernels on CPUs. Use --dtype float32 or float16, or --no-gate "
             "to publish it unproved."
         )
-
-
-def _tried(exported: Exported, progress: Progress) -> Exported:
-    """Hold an architecture that no test covers against Hugging Face's code before going on."""
-    if exported.untried is None:
-        return exported
-    from castline.compiler.check.trial import try_out
-
-    with progress.stage("Trying the architecture with random weights"):
-        worst = try_out(exported.untried)
-    note = (
-        f"{exported.architecture} is none of the architectures that Castline's tests cover; tried "
-        f"with random weights, its graph equals Hugging Face's code to {worst:.0e} of the largest "
-        "value"
-    )
-    return replace(exported, untried=None, notes=(*exported.notes, note))
-
-
-def _held_out_text(
-    checkpoint: Checkpoint, source: str | None, progress: Progress
-) -> HeldOutText | HeldOutPassages:
-    from castline.compiler.check.evaluation_text import held_out_text
-
-    with progress.stage("Reading the evaluation text"):
-        return held_out_text(checkpoint, source)
 
 
 def _stored_bytes(model: ir.Model) -> int:
@@ -280,44 +261,3 @@ def _proved(
         measured = pair.measure(recipe.gate, progress)
         require(measured.verdicts)
         return measured, None if built.not_executed else pair.timed(progress)
-
-
-def _origin(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:
-    return {"source": outcome.source, "source_is_local": outcome.source_path is not None}
-
-
-def _provenance(sha256: str, text: HeldOutText | HeldOutPassages | None) -> dict[str, str]:
-    """Return what the report says of where things come from, beside the calibration text."""
-    judged = {} if text is None else {"Evaluation text": f"{text.source}, SHA-256 {text.sha256}"}
-    return {"Checkpoint, SHA-256": sha256} | judged | _libraries()
-
-
-def _libraries() -> dict[str, str]:
-    """Return the version of every library that a result depends on, as far as installed."""
-    installed = [name for name in _OPTIONAL_LIBRARIES if any(distributions(name=name))]
-    return {name: version(name) for name in (*_LIBRARIES, *installed)}
-
-
-def _facts(
-    outcome: CompileOutcome,
-    sha256: str,
-    recipe: Recipe,
-    float_type: ir.DataType,
-    text: HeldOutText | HeldOutPassages | None,
-    built: Built,
-) -> dict[str, object]:
-    """Return what the manifest says; nothing in it depends on the hour or the machine's speed."""
-    compared = outcome.to_json()
-    return {
-        **_origin(outcome),
-        "checkpoint_sha256": sha256,
-        "recipe": recipe.model_dump(),
-        "target": outcome.target,
-        "dtype": float_type.numpy().name,
-        "build": built.facts,
-        "libraries": _libraries(),
-        "evaluation_text": None if text is None else {"source": text.source, "sha256": text.sha256},
-        "figures": {key: compared[key] for key in ("language", "encoding", "tensors", "verdicts")},
-        "bits_per_weight": outcome.bits_per_weight,
-        "not_executed": list(outcome.not_executed),
-    }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from castline.compiler.check.checkpoint_pair import opened_checkpoints
 from castline.compiler.check.comparison import opened_pair
 from castline.compiler.check.evaluation_text import held_out_text
 from castline.compiler.check.memory import available_memory, require_memory
@@ -16,9 +17,11 @@ from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.recipes.thresholds import Thresholds
 from castline.compiler.report.outcome import CheckOutcome
 from castline.compiler.report.record import read_report
+from castline.compiler.to_huggingface import HUGGINGFACE
 from castline.exporters.checkpoint import open_checkpoint
 from castline.progress import Progress, SilentProgress
 
+_FLOAT32 = 4  # bytes a weight
 _ELSEWHERE = "Run castline check where there is more memory."
 
 
@@ -44,8 +47,13 @@ def check_output(
     notes = () if against else require_recorded(checkpoint, output, manifest, progress)
     with progress.stage("Reading the evaluation text"):
         text = held_out_text(checkpoint, evaluation_text)
-    require_memory(checkpoint, model_bytes(output), available_memory(), _ELSEWHERE)
-    with opened_pair(checkpoint, output, text, threads=threads, progress=progress) as pair:
+    is_checkpoint = manifest.get("target") == HUGGINGFACE
+    # A checkpoint runs as the original does, in float32.
+    weights = sum(spec.size for spec in checkpoint.tensors.values())
+    size = weights * _FLOAT32 if is_checkpoint else model_bytes(output)
+    require_memory(checkpoint, size, available_memory(), _ELSEWHERE)
+    opened = opened_checkpoints if is_checkpoint else opened_pair
+    with opened(checkpoint, output, text, threads=threads, progress=progress) as pair:
         measured = pair.measure(_thresholds(manifest), progress)
     return CheckOutcome(
         output=output,

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 import torch
-from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
+from transformers.core_model_loading import (
+    Chunk,
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+)
 
 from castline.exporters.readers.converted import Made, Part
 from castline.exporters.readers.tensors import Array, TensorSpec
@@ -64,6 +69,15 @@ class Assembly:
             and all(isinstance(other, Concatenate) and other.dim > 0 for other in others)
         )
 
+    @property
+    def moves_rows(self) -> bool:
+        """Whether matrices are only stacked, joined along N, or split along N."""
+        operations = self.converter.operations[1:] if self.stacks else self.converter.operations
+        rows = 1 if self.stacks else 0
+        return all(
+            isinstance(each, Concatenate | Chunk) and each.dim == rows for each in operations
+        )
+
     def made(
         self, sources: Mapping[str, Sequence[str]], specs: Mapping[str, TensorSpec]
     ) -> dict[str, Made]:
@@ -91,7 +105,11 @@ class Assembly:
             output: Made(
                 _spec(tensor, len(parts)),
                 tuple(
-                    Part(tuple(chain.from_iterable(part)), partial(self._part, counts, output))
+                    Part(
+                        tuple(chain.from_iterable(part)),
+                        partial(self._part, counts, output),
+                        self.moves_rows,
+                    )
                     for part in parts
                 ),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,11 @@ from castline.exporters.readers.converted import ConvertedReader
 from castline.exporters.readers.gguf_file import GgufReader
 from castline.exporters.readers.gguf_header import MAGIC
 from castline.exporters.readers.mapped import opened
+from castline.exporters.readers.quantization import side_files, stored_format
+from castline.exporters.readers.quantized import QuantizedReader, refuse_unexplained
 from castline.exporters.readers.shards import open_weights
+from castline.exporters.readers.stored import StoredMatrix, StoredScheme
+from castline.exporters.readers.stored_codes import CodesOfReader, StoredCodes
 from castline.exporters.readers.tensors import Array, TensorReader, TensorSpec, non_finite_count
 from castline.exporters.readers.tokenizer import (
     FolderTokenizer,
@@ -46,6 +50,12 @@ class Checkpoint:
     tokenizer_source: TokenizerSource
     config_file: Path | None
     """The config.json it was opened with; None where the weight file holds the configuration."""
+    codes: StoredCodes | None = None
+    """The way to what is stored quantized; None where nothing is."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Stored tensors that no model has a place for, and why."""
+    side_files: tuple[Path, ...] = ()
+    """Files that say, beside config.json or in its place, how the weights are quantized."""
 
     @property
     def tensors(self) -> Mapping[str, TensorSpec]:
@@ -87,6 +97,37 @@ class Checkpoint:
                 "are NaN or Inf. Nothing sound can be compiled from them; get the checkpoint again."
             )
 
+    @property
+    def quantized(self) -> Mapping[str, StoredScheme]:
+        """How each parameter is stored whose codes can be had; `read` gives what they stand for.
+
+        Empty for a checkpoint in float.
+        """
+        return {} if self.codes is None else self.codes.schemes
+
+    @property
+    def dequantized(self) -> Mapping[str, str]:
+        """Why only values can be had of other parameters that are stored quantized, by name."""
+        return {} if self.codes is None else self.codes.dequantized
+
+    def matrix(self, name: str) -> StoredMatrix:
+        """Return the codes of one [N, K] of `quantized`; KeyError for a name that is not there.
+
+        Raises CheckpointError for what cannot be: scales that are NaN or Inf, groups that do not
+        fit.
+        """
+        assert len(self.tensors[name].shape) == 2, f"{name} is a stack: ask for its matrices"
+        return next(self.matrices(name))
+
+    def matrices(self, name: str) -> Iterator[StoredMatrix]:
+        """Yield the matrix of one of `quantized`, of a stack [E, N, K] all E in order.
+
+        Each is read when it is due. Raises as `matrix`.
+        """
+        if self.codes is None:
+            raise KeyError(name)
+        yield from self.codes.matrices(name)
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the checkpoint's tokenizer, loaded once. Raises CheckpointError without one."""
         return self._tokenizer
@@ -117,9 +158,9 @@ class Checkpoint:
     def sha256(self, advance: Callable[[int], None] | None = None) -> str:
         """Return the SHA-256, in hex, of the weight files in name order and then config.json.
 
-        The files' bytes follow one another without separators, so for a checkpoint of one file and
-        no config.json this is the file's own SHA-256. `advance` is told the bytes of each block
-        that was read; `hashed_bytes` is their sum.
+        Then come the side files. The files' bytes follow one another without separators, so for a
+        checkpoint of one file and no config.json this is the file's own SHA-256. `advance` is told
+        the bytes of each block that was read; `hashed_bytes` is their sum.
         """
         digest = hashlib.sha256()
         for path in self._hashed_files:
@@ -137,7 +178,9 @@ class Checkpoint:
 
     @property
     def _hashed_files(self) -> tuple[Path, ...]:
-        return self.files if self.config_file is None else (*self.files, self.config_file)
+        if self.config_file is None:
+            return self.files
+        return (*self.files, self.config_file, *self.side_files)
 
 
 def open_checkpoint(source: str | Path, *, trust_remote_code: bool = False) -> Checkpoint:
@@ -178,9 +221,24 @@ def _expanded(source: str | Path) -> Path:
 
 
 def _open_folder(folder: Path, source: str, trust_remote_code: bool) -> Checkpoint:
+    quantization = stored_format(folder)
     config = read_config(folder, trust_remote_code=trust_remote_code)
     tokenizer = FolderTokenizer(folder, trust_remote_code=trust_remote_code)
-    return Checkpoint(source, config, open_weights(folder), tokenizer, folder / _CONFIG)
+    weights = open_weights(folder)
+    if quantization is None:
+        refuse_unexplained(weights)
+        return Checkpoint(source, config, weights, tokenizer, folder / _CONFIG)
+    reader = QuantizedReader(weights, quantization)
+    return Checkpoint(
+        source,
+        config,
+        reader,
+        tokenizer,
+        folder / _CONFIG,
+        CodesOfReader(reader),
+        reader.left_out,
+        side_files(folder),
+    )
 
 
 def _open_file(path: Path, source: str) -> Checkpoint:
@@ -191,7 +249,8 @@ def _open_file(path: Path, source: str) -> Checkpoint:
         )
     reader = GgufReader(path)
     config = reader.config()
-    return Checkpoint(source, config, reader, GgufTokenizer(path, config), None)
+    codes = CodesOfReader(reader)
+    return Checkpoint(source, config, reader, GgufTokenizer(path, config), None, codes)
 
 
 def _begins_with_magic(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Show a checkpoint's tensors under the names and in the shapes of a model's own parameters.
 
 Files keep the names of the release that wrote them. transformers renames, stacks and drops tensors
-as it loads them; what is done here follows its own tables, without reading a tensor.
+as it loads them; what is done here follows its own tables, without reading a weight.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from transformers.core_model_loading import (
 from castline.errors import CheckpointError
 from castline.exporters.assembly import Assembly, Described
 from castline.exporters.checkpoint import Checkpoint, TensorSpec
-from castline.exporters.leftovers import not_derived, of_heads
+from castline.exporters.leftovers import not_derived, of_heads, zero_biases
 from castline.exporters.readers.converted import ConvertedReader, Made, Part
+from castline.exporters.readers.converted_codes import ConvertedCodes
 from castline.exporters.readers.tensors import named
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def converted(checkpoint: Checkpoint, model: PreTrainedModel, shapes: Shapes) ->
 
     `shapes` are those of the whole model by name: parameters, tied ones under each of their names,
     and persistent buffers; `model` itself may be cut to some of its layers. Tensors that follow
-    from the configuration are left out, and so are heads where `model` is a base model. What else
-    the model has no place for stays under the name it is stored by, for the caller to refuse.
+    from the configuration are left out, and so are heads where `model` is a base model, and biases
+    of zeros beside quantized weights. What else the model has no place for stays under the name it
+    is stored by, for the caller to refuse.
     Raises one CheckpointError for all parameters that are stored twice or whose parts are not
     complete or do not go together.
     """
@@ -61,9 +63,10 @@ def converted(checkpoint: Checkpoint, model: PreTrainedModel, shapes: Shapes) ->
     problems.refuse(checkpoint.source)
     surplus = not_derived(model, found.without_place, checkpoint.tensors)
     heads = of_heads(model, surplus)
-    made |= {name: _as_stored(name, checkpoint.tensors) for name in surplus if name not in heads}
-    reader = ConvertedReader(checkpoint, made)
-    return Conversion(replace(checkpoint, reader=reader), heads)
+    left = heads + tuple(zero_biases(checkpoint, surplus))
+    made |= {name: _as_stored(name, checkpoint.tensors) for name in surplus if name not in left}
+    reader, codes = ConvertedReader(checkpoint, made), ConvertedCodes(checkpoint, made)
+    return Conversion(replace(checkpoint, reader=reader, codes=codes), heads)
 
 
 class _Names:

@@ -20,6 +20,7 @@ from castline.progress import Progress, SilentProgress
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from castline.exporters.conversion import Conversion
     from castline.exporters.skeleton import Skeleton
     from castline.exporters.template import Template
 
@@ -50,6 +51,8 @@ class Exported:
     layers: int
     parameters: int
     """Number of weights, tied ones counted once."""
+    checkpoint: Checkpoint
+    """The checkpoint under the names of the graph's weights."""
     untried: CutModel | None = None
     """The cut model of an architecture outside PROVEN; None for those inside."""
     notes: tuple[str, ...] = ()
@@ -91,8 +94,9 @@ def export(
         architecture=type(cut.model).__name__,
         layers=len(cut.kinds),
         parameters=cut.parameters,
+        checkpoint=conversion.checkpoint,
         untried=None if checkpoint.config.model_type in PROVEN else _cut_model(parts, cut),
-        notes=_notes(conversion.heads),
+        notes=_notes(conversion),
     )
 
 
@@ -125,7 +129,10 @@ def _cut_model(parts: Template, cut: Skeleton) -> CutModel:
     return CutModel(cut.model, stamp(parts, replace(cut, kinds=kinds, kept=kept)), cut.interface)
 
 
-def _notes(heads: tuple[str, ...]) -> tuple[str, ...]:
-    if not heads:
-        return ()
-    return (f"left out, as they stand on top of the model: {named(heads, _LISTED)}",)
+def _notes(conversion: Conversion) -> tuple[str, ...]:
+    reasons = dict.fromkeys(conversion.heads, "as they stand on top of the model")
+    reasons |= conversion.checkpoint.left_out
+    return tuple(
+        f"left out, {reason}: {named([n for n, of in reasons.items() if of == reason], _LISTED)}"
+        for reason in dict.fromkeys(reasons.values())
+    )

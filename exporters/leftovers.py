@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,8 @@ from castline.exporters.readers.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from castline.exporters.checkpoint import Checkpoint
 
 
 def not_derived(
@@ -45,6 +47,21 @@ def of_heads(model: PreTrainedModel, surplus: Mapping[str, str]) -> tuple[str, .
         for stored, name in surplus.items()
         if name.removeprefix(prefix).partition(".")[0] not in parts
     )
+
+
+def zero_biases(checkpoint: Checkpoint, surplus: Iterable[str]) -> set[str]:
+    """Return the biases of quantized linears that are zero throughout, and so add nothing.
+
+    Tools for GPTQ store one for every linear, whether its model has biases or not. Only these
+    tensors are read.
+    """
+    return {
+        stored
+        for stored in surplus
+        if stored.endswith(".bias")
+        and f"{stored.removesuffix('.bias')}.weight" in checkpoint.quantized
+        and not checkpoint.read(stored).any()
+    }
 
 
 def _is_causal_mask(stored: str, shape: tuple[int, ...]) -> bool:

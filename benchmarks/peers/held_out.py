@@ -7,57 +7,40 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 KIB = 1024
 MB = 1e6
-FLOAT = "float"  # the scheme that quantizes nothing
+
+TaskT = TypeVar("TaskT")
+Quantize: TypeAlias = Callable[[PreTrainedModel, torch.Tensor, TaskT], PreTrainedModel]
+"""Quantizes a float32 model, calibrated on tokens [samples, length], as a task says."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """How to quantize the linears of the layers, in the words of accuracy.py."""
+def measure(kind: type[TaskT], quantize: Quantize[TaskT], packages: Sequence[str]) -> None:
+    """Do the task of its kind on the command line; print the figures as one line of JSON.
 
-    weights: str
-    """float, per-channel or per-tensor."""
-    activations: str
-    """token-dynamic, tensor-dynamic or tensor-static."""
-    bits: int
-    smooth: bool
-    alpha: float | None
-    """SmoothQuant's migration strength; None: the tool's own default."""
-
-
-Quantize: TypeAlias = Callable[[PreTrainedModel, torch.Tensor, Task], PreTrainedModel]
-"""Quantizes a float32 model, calibrated on tokens [samples, length]."""
-
-
-def measure(quantize: Quantize, packages: Sequence[str]) -> None:
-    """Do the task that the command line says; print the figures as one line of JSON.
-
-    `peak_mb` is the memory of the process until the model is quantized; `evaluation_s` is what
-    came after that.
+    `cpu_s` (user and system) and `peak_mb` are what the process took until the model is quantized;
+    `evaluation_s` is the wall time of what came after that.
     """
     options = _options()
     torch.set_num_threads(options.threads)
     calibration, windows = (
         torch.from_numpy(np.load(file)) for file in (options.calibration, options.evaluation)
     )
-    task = Task(options.weights, options.activations, options.bits, options.smooth, options.alpha)
-    model = _float_model(options.model)
-    if task.weights != FLOAT:
-        model = quantize(model, calibration, task)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB / MB
+    task = kind(**json.loads(options.task))
+    model = quantize(_float_model(options.model), calibration, task)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent = {"cpu_s": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss * KIB / MB}
     quantized = time.perf_counter()
     figures = language_figures(_float_model(options.model), model, windows)
-    spent = {"peak_mb": peak_mb, "evaluation_s": time.perf_counter() - quantized}
+    spent["evaluation_s"] = time.perf_counter() - quantized
     tool = {package: version(package) for package in (*packages, "torch", "transformers")}
     print(json.dumps({**figures, **spent, "versions": tool}))
 
@@ -96,7 +79,10 @@ def _log_probabilities(model: PreTrainedModel, window: torch.Tensor) -> torch.Te
 
 
 def _float_model(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    config = AutoConfig.from_pretrained(folder)
+    # transformers 4, which some peers need, does not look where version 5 keeps it.
+    config.rope_theta = config.rope_parameters["rope_theta"]
+    return AutoModelForCausalLM.from_pretrained(folder, config=config).float().eval()
 
 
 def _options() -> argparse.Namespace:
@@ -104,10 +90,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="a Hugging Face folder")
     parser.add_argument("calibration", type=Path, help=".npy of tokens [samples, length]")
     parser.add_argument("evaluation", type=Path, help=".npy of tokens [windows, length]")
-    parser.add_argument("--weights", choices=(FLOAT, "per-channel", "per-tensor"), required=True)
-    parser.add_argument("--activations", default="token-dynamic")
-    parser.add_argument("--bits", type=int, default=8)
-    parser.add_argument("--smooth", action="store_true")
-    parser.add_argument("--alpha", type=float)
+    parser.add_argument("task", help="JSON: what to do, as the cases of accuracy.py say")
     parser.add_argument("--threads", type=int, required=True)
     return parser.parse_args()

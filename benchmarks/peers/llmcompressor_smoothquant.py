@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from activation_task import ActivationTask
 from compressed_tensors.quantization import (  # type: ignore[import-not-found]  # in its own venv
     QuantizationArgs,
     QuantizationScheme,
 )
 from datasets import Dataset
-from held_out import Task, measure
+from held_out import measure
 from llmcompressor import oneshot  # type: ignore[import-not-found]
 from llmcompressor.modifiers.quantization import (  # type: ignore[import-not-found]
     QuantizationModifier,
@@ -21,7 +22,9 @@ from transformers import PreTrainedModel
 WEIGHTS = {"per-channel": "channel", "per-tensor": "tensor"}
 
 
-def quantize(model: PreTrainedModel, calibration: torch.Tensor, task: Task) -> PreTrainedModel:
+def quantize(
+    model: PreTrainedModel, calibration: torch.Tensor, task: ActivationTask
+) -> PreTrainedModel:
     """Return the model with fake-quantized linears, all but the head.
 
     Its own scheme W8A8 is per-channel weights and dynamic per-token activations; the strength of
@@ -52,4 +55,4 @@ def quantize(model: PreTrainedModel, calibration: torch.Tensor, task: Task) -> P
 
 
 if __name__ == "__main__":
-    measure(quantize, ["llmcompressor", "compressed-tensors"])
+    measure(ActivationTask, quantize, ["llmcompressor", "compressed-tensors"])

@@ -6,7 +6,8 @@ import sys
 
 import modelopt.torch.quantization as mtq  # type: ignore[import-not-found]  # in its own venv
 import torch
-from held_out import Task, measure
+from activation_task import ActivationTask
+from held_out import measure
 from transformers import PreTrainedModel
 
 STATIC = "tensor-static"
@@ -17,7 +18,9 @@ INPUTS: dict[str, dict[str, object]] = {
 WEIGHTS: dict[str, dict[str, object]] = {"per-channel": {"axis": 0}, "per-tensor": {"axis": None}}
 
 
-def quantize(model: PreTrainedModel, calibration: torch.Tensor, task: Task) -> PreTrainedModel:
+def quantize(
+    model: PreTrainedModel, calibration: torch.Tensor, task: ActivationTask
+) -> PreTrainedModel:
     """Return the model with ModelOpt's quantizers in all linears but the head, as its presets say.
 
     INT8_SMOOTHQUANT_CFG is per-channel weights and static per-tensor activations, alpha 1. It
@@ -48,4 +51,4 @@ def quantize(model: PreTrainedModel, calibration: torch.Tensor, task: Task) -> P
 
 
 if __name__ == "__main__":
-    measure(quantize, ["nvidia-modelopt"])
+    measure(ActivationTask, quantize, ["nvidia-modelopt"])

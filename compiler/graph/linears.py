@@ -8,6 +8,9 @@ import onnx_ir as ir
 
 from castline.exporters.names import LOGITS
 
+# What a model does to its logits: Cohere scales them, Gemma 2 caps them, Phi adds a bias.
+_AFTER_HEAD = ("Add", "Cast", "Div", "Identity", "Mul", "Sub", "Tanh")
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -19,7 +22,7 @@ class Linear:
     transposed: bool
     """Whether a Transpose stands between the matrix and the MatMul, as for a tied head."""
     is_head: bool
-    """Whether its output is the logits."""
+    """Whether the logits come of it without another product: scaled, capped or cast at most."""
 
     @property
     def name(self) -> str:
@@ -45,11 +48,29 @@ class Linear:
 
 def linears(model: ir.Model) -> tuple[Linear, ...]:
     """Return every linear of the graph, in graph order."""
-    found = (_linear(node) for node in model.graph if node.op_type == "MatMul")
+    heads = _heads(model)
+    found = (_linear(node, heads) for node in model.graph if node.op_type == "MatMul")
     return tuple(linear for linear in found if linear is not None)
 
 
-def _linear(node: ir.Node) -> Linear | None:
+def _heads(model: ir.Model) -> frozenset[ir.Node]:
+    """Return the products that reach the logits with no other product between."""
+    values = [value for value in model.graph.outputs if value.name == LOGITS]
+    heads: set[ir.Node] = set()
+    seen: set[ir.Node] = set()
+    while values:
+        node = values.pop().producer()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.op_type == "MatMul":
+            heads.add(node)
+        elif node.op_type in _AFTER_HEAD:
+            values.extend(value for value in node.inputs if value is not None)
+    return frozenset(heads)
+
+
+def _linear(node: ir.Node, heads: frozenset[ir.Node]) -> Linear | None:
     weight = node.inputs[1]
     assert weight is not None, "MatMul has two inputs"
     producer = weight.producer()
@@ -61,5 +82,4 @@ def _linear(node: ir.Node) -> Linear | None:
         return None
     if len(weight.shape) != 2:
         return None
-    output = node.outputs[0]
-    return Linear(node, weight, transposed, output.is_graph_output() and output.name == LOGITS)
+    return Linear(node, weight, transposed, node in heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,20 @@ class PackProjections:
                 continue
             _pack(model.graph, node, [p for p in projections if p is not None])
         return declined
+
+
+class JoinedRows(ir.LazyTensor):
+    """Tensors of one type that follow one another on their first axis."""
+
+    def __init__(self, tensors: Sequence[ir.TensorProtocol], name: str) -> None:
+        self.tensors = tuple(tensors)
+        rows = sum(int(tensor.shape.numpy()[0]) for tensor in tensors)
+        shape = ir.Shape([rows, *tensors[0].shape.numpy()[1:]])
+        super().__init__(self._whole, dtype=tensors[0].dtype, shape=shape, name=name)
+
+    def _whole(self) -> ir.TensorProtocol:
+        array = np.concatenate([tensor.numpy() for tensor in self.tensors])
+        return ir.Tensor(array, dtype=self.dtype, name=self.name)
 
 
 def _projection(value: ir.Value | None) -> ir.Node | None:
@@ -86,19 +101,10 @@ def _pack(graph: ir.Graph, attention: ir.Node, projections: list[ir.Node]) -> No
 def _stacked(graph: ir.Graph, parts: list[ir.Value], path: str) -> ir.Value:
     tensors = [part.const_value for part in parts if part.const_value is not None]
     assert len(tensors) == len(parts), "weights of projections are initializers"
-    dtype = tensors[0].dtype
-    rows = sum(int(tensor.shape.numpy()[0]) for tensor in tensors)
-    shape = ir.Shape([rows, *tensors[0].shape.numpy()[1:]])
     part = str(parts[0].name).rpartition(".")[2]  # such as weight_quantized_packed, or bias
     name = f"{path.removeprefix('/').replace('/', '.')}.{part}"
-
-    def read() -> ir.TensorProtocol:
-        return ir.Tensor(np.concatenate([t.numpy() for t in tensors]), dtype=dtype, name=name)
-
+    joined = JoinedRows(tensors, name)
     value = ir.Value(
-        name=name,
-        shape=shape,
-        type=ir.TensorType(dtype),
-        const_value=ir.LazyTensor(read, dtype=dtype, shape=shape, name=name),
+        name=name, shape=joined.shape, type=ir.TensorType(joined.dtype), const_value=joined
     )
     return add_initializer(graph, value)

@@ -32,24 +32,41 @@ class PackedMatrix:
 def packed_matrix(graph: ir.Graph, dequantize: ir.Node) -> PackedMatrix | str:
     """Return the matrix behind a DequantizeLinear, repacked, or why it cannot be.
 
-    Codes are [K, N] with groups along axis 0, or [N, K] with groups along axis 1. One scale per
-    channel of N is repeated for every block, and one scale for all for every block and channel; of
-    these the axis is that of N. A matrix that is asked for twice is packed once.
+    Codes are [K, N] with groups along axis 0, or [N, K] with groups along axis 1. A scale is
+    repeated for every block of its group, one per channel of N for every block of K, and one for
+    all for every block and channel; of these the axis is that of N. A matrix that is asked for
+    twice is packed once.
     """
     codes, scales, zero_points = (*dequantize.inputs, None)[:3]
     assert codes is not None, "DequantizeLinear has codes"
     assert scales is not None, "DequantizeLinear has scales"
-    if codes.dtype not in (*_SIGNED, *_UNSIGNED) or not codes.is_initializer():
-        return "its codes are not stored integers of 4 or 8 bits"
     group = dequantize.attributes.get_int("block_size", 0)
     axis = dequantize.attributes.get_int("axis", 1)
     rows_are_outputs = axis == (1 if group else 0)  # per channel, the axis is that of the channels
+    return packed_codes_of(graph, codes, scales, zero_points, group, rows_are_outputs)
+
+
+def packed_codes_of(
+    graph: ir.Graph,
+    codes: ir.Value,
+    scales: ir.Value,
+    zero_points: ir.Value | None,
+    group: int,
+    rows_are_outputs: bool,
+) -> PackedMatrix | str:
+    """Return codes [K, N], or [N, K], in groups along K, repacked; or why they cannot be.
+
+    `group` 0 means one scale per channel, or for all. As `packed_matrix` for the rest.
+    """
+    if codes.dtype not in (*_SIGNED, *_UNSIGNED) or not codes.is_initializer():
+        return "its codes are not stored integers of 4 or 8 bits"
     assert codes.shape is not None, "initializers have shapes"
     sizes = tuple(int(size) for size in codes.shape.numpy())
     n, k = sizes if rows_are_outputs else reversed(sizes)
-    block = group or _largest_block(k)
+    block = _largest_block(group or k)
     if block is None:
-        return f"K = {k} has no divisor between 16 and 256 that is a power of two"
+        what = f"a group of {group}" if group else f"K = {k}"
+        return f"{what} has no divisor between 16 and 256 that is a power of two"
     bits = 4 if codes.dtype in (ir.DataType.INT4, ir.DataType.UINT4) else 8
     names = [f"{v.name}_packed" for v in (codes, scales, zero_points) if v is not None]
     if all(name in graph.initializers for name in names):
@@ -61,10 +78,8 @@ def packed_matrix(graph: ir.Graph, dequantize: ir.Node) -> PackedMatrix | str:
     return PackedMatrix(tuple(values), k, n, bits, block)
 
 
-def _largest_block(k: int) -> int | None:
-    block = _LARGEST_BLOCK
-    while block >= _SMALLEST_BLOCK and k % block:
-        block //= 2
+def _largest_block(group: int) -> int | None:
+    block = min(group & -group, _LARGEST_BLOCK)  # the largest power of two that divides it
     return block if block >= _SMALLEST_BLOCK else None
 
 
@@ -80,12 +95,13 @@ def _promised(
     groups = k // block
 
     def inputs_first(value: ir.Value) -> Array:
-        """Return [K, N] or [G, N], bytes for codes; a vector or scalar is repeated."""
+        """Return [K, N] or [K / block, N], bytes for codes; what blocks share is repeated."""
         assert value.const_value is not None, "codes and scales are initializers"
         array = value.const_value.numpy()
         if array.ndim < 2:
             return np.broadcast_to(array, (groups, n))
-        return array.T if rows_are_outputs else array
+        by_inputs = array.T if rows_are_outputs else array
+        return by_inputs if value is codes else np.repeat(by_inputs, groups // len(by_inputs), 0)
 
     def compute() -> tuple[Array, ...]:
         raw = inputs_first(codes)

@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from castline.compiler.passes.initializers import add_initializer
 from castline.compiler.passes.promised_matrix import PromisedParts
-from castline.compiler.passes.quantize_weights import Quantized, code_type
+from castline.compiler.passes.quantize_weights import Quantized
+from castline.compiler.passes.weight_codes import code_type
 from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.round_to_nearest import quantize
 from castline.compiler.quant.scheme import GroupSize, WeightScheme

@@ -9,15 +9,29 @@ import onnx_ir as ir
 
 from castline.compiler.graph.stacked import StackedLinear
 from castline.compiler.passes.initializers import add_initializer
+from castline.compiler.passes.linear_w4a16 import multiply_with_offsets
+from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.passes.promised_experts import PromisedExperts, entries
+from castline.compiler.passes.weight_codes import block_of, forms, parts_of
 from castline.compiler.quant.arrays import Array
-from castline.compiler.quant.round_to_nearest import quantize
+from castline.compiler.quant.given import GivenCodes
+from castline.compiler.quant.round_to_nearest import QuantizedMatrix, quantize
 from castline.compiler.quant.scheme import WeightScheme
 
 
-def quantize_stack(
-    graph: ir.Graph, linear: StackedLinear, scheme: WeightScheme, code_type: ir.DataType
-) -> None:
+def rounded_experts(linear: StackedLinear, scheme: WeightScheme) -> GivenCodes:
+    """Return the nearest codes of each matrix, computed one expert at a time."""
+    tensor = linear.stored.const_value
+    assert tensor is not None, "initializers have tensors"
+    scale_type = tensor.dtype.numpy()
+
+    def matrices() -> Iterator[QuantizedMatrix]:
+        return (quantize(weights, scheme, scale_type) for weights in entries(tensor))
+
+    return GivenCodes(scheme, matrices)
+
+
+def quantize_stack(model: ir.Model, linear: StackedLinear, codes: GivenCodes) -> None:
     """Put codes [E, K, N] behind a DequantizeLinear in the place of a stack of matrices.
 
     The groups lie along K, axis 1; one scale per channel is a group of all K, since a vector of
@@ -25,51 +39,42 @@ def quantize_stack(
     a matrix of its own; it is repeated for every channel. Nothing is read before the model is
     written, and then one expert at a time.
     """
-    weight = linear.stored
-    parts = _promised(linear, scheme, code_type)
+    graph, weight = model.graph, linear.stored
+    parts = _promised(linear, codes)
     for part in parts:
         add_initializer(graph, part)
-    attributes = {"axis": 1, "block_size": _block(linear, scheme)}
-    path = str(linear.node.name)
-    node = ir.node("DequantizeLinear", parts, attributes, name=f"{path}/DequantizeLinear")
-    dequantized = node.outputs[0]
-    dequantized.name = f"{node.name}_output_0"
-    dequantized.shape = weight.shape
-    dequantized.type = ir.TensorType(weight.dtype or ir.DataType.FLOAT)
-    graph.insert_before(linear.node, node)
-    linear.node.replace_input_with(1, dequantized)
-    if not weight.consumers():
+    block = block_of(codes.scheme.group_for(linear.k), linear.k)
+    writer = NodeWriter(graph, str(linear.node.name), linear.node)
+    if codes.has_offsets:
+        multiply_with_offsets(model, linear.node, parts, block, writer)
+    else:
+        matrices = writer.add("DequantizeLinear", parts, {"axis": 1, "block_size": block})
+        matrices.shape = weight.shape
+        matrices.type = ir.TensorType(weight.dtype or ir.DataType.FLOAT)
+        linear.node.replace_input_with(1, matrices)
+    if not weight.consumers() and weight.name in graph.initializers:
         graph.initializers.pop(str(weight.name))
 
 
-def _block(linear: StackedLinear, scheme: WeightScheme) -> int:
-    """Return how many neighbours along K share a scale."""
-    group = scheme.group_for(linear.k)
-    return group if isinstance(group, int) else linear.k
-
-
-def _promised(
-    linear: StackedLinear, scheme: WeightScheme, code_type: ir.DataType
-) -> list[ir.Value]:
-    tensor = linear.stored.const_value
-    assert tensor is not None, "initializers have tensors"
+def _promised(linear: StackedLinear, given: GivenCodes) -> list[ir.Value]:
     float_type = linear.stored.dtype or ir.DataType.FLOAT
-    scale_shape = (linear.k // _block(linear, scheme), linear.n)
+    block = block_of(given.scheme.group_for(linear.k), linear.k)
+    scale_shape = (linear.k // block, linear.n)
+
+    wanted = forms(given, float_type)
 
     def compute() -> Iterator[tuple[Array, ...]]:
-        for weights in entries(tensor):
-            matrix = quantize(weights, scheme, float_type.numpy())
-            scales = [part for part in (matrix.scales, matrix.zero_points) if part is not None]
-            yield matrix.codes, *(np.broadcast_to(part, scale_shape) for part in scales)
+        for matrix in given.matrices():
+            codes, *rest = parts_of(matrix, wanted)
+            yield codes, *(np.broadcast_to(part, scale_shape) for part in rest)
 
-    shape = (linear.experts, linear.k, linear.n)
-    forms = [
-        (code_type, shape, "quantized"),
-        (float_type, (linear.experts, *scale_shape), "scale"),
-        (code_type, (linear.experts, *scale_shape), "zero_point"),
-    ][: 2 if scheme.symmetric else 3]
-    promised = PromisedExperts(compute, len(forms))
+    promised = PromisedExperts(compute, len(wanted))
     return [
-        promised.stack(part, dtype, form, f"{linear.name}_{suffix}")
-        for part, (dtype, form, suffix) in enumerate(forms)
+        promised.stack(
+            part,
+            form.dtype,
+            (linear.experts, *(scale_shape if part else (linear.k, linear.n))),
+            f"{linear.name}_{form.suffix}",
+        )
+        for part, form in enumerate(wanted)
     ]

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx_ir as ir
 
 from castline.compiler.graph.linears import Linear, linears
 from castline.compiler.graph.stacked import routers, stacked_linears
 from castline.compiler.passes.initializers import add_initializer
-from castline.compiler.passes.promised_matrix import PromisedParts
-from castline.compiler.passes.quantize_stack import quantize_stack
+from castline.compiler.passes.linear_w4a16 import multiply_with_offsets
+from castline.compiler.passes.node_writer import NodeWriter
+from castline.compiler.passes.quantize_stack import quantize_stack, rounded_experts
 from castline.compiler.passes.replace import remove_unused
-from castline.compiler.quant.arrays import Array
-from castline.compiler.quant.round_to_nearest import quantize
+from castline.compiler.passes.weight_codes import block_of, promised_codes
+from castline.compiler.quant.given import GivenCodes
+from castline.compiler.quant.round_to_nearest import QuantizedMatrix, quantize
 from castline.compiler.quant.scheme import GroupSize, WeightScheme
 
-CODE_TYPES = {
-    # Bits that codes are stored in and whether the grid is symmetric; fewer bits leave codes unused
-    (4, True): ir.DataType.INT4,
-    (4, False): ir.DataType.UINT4,
-    (8, True): ir.DataType.INT8,
-    (8, False): ir.DataType.UINT8,
-}
+NOT_STORED = "the checkpoint stores it in float"
 
 
 @dataclass
@@ -47,10 +44,11 @@ class Quantized:
         if group != scheme.group_size:
             self.regrouped[k, group] += matrices
 
-    def notes(self, scheme: WeightScheme) -> tuple[str, ...]:
+    def notes(self, scheme: WeightScheme | None) -> tuple[str, ...]:
         """Return a sentence for every K that the group does not divide, and for what is left."""
+        asked = None if scheme is None else scheme.group_size
         regrouped = tuple(
-            f"group {scheme.group_size} does not divide K = {k}: "
+            f"group {asked} does not divide K = {k}: "
             f"{f'group {group}' if isinstance(group, int) else 'one scale per channel'} "
             f"used for {count} {'matrix' if count == 1 else 'matrices'}"
             for (k, group), count in sorted(self.regrouped.items(), key=lambda item: item[0][0])
@@ -63,18 +61,23 @@ class Quantized:
 
 @dataclass(frozen=True)
 class QuantizeWeights:
-    """Round-to-nearest quantization of the linears of the layers, or of the head.
+    """Quantization of the linears of the layers, or of the head: to given codes or to the nearest.
 
     The linears of experts belong to the layers. Left in float is what is small and decides much:
-    routers, and gates of a single output.
+    routers, and gates of a single output; but what has given codes gets those.
     """
 
-    scheme: WeightScheme
+    scheme: WeightScheme | None
+    """What a linear without given codes is rounded to; None leaves it in float."""
+
     head: bool = False
     """Whether the head is meant, and not the layers."""
 
     kept: Mapping[str, str] = field(default_factory=dict)
     """Name of a weight that stays in float -> why, as a clause."""
+
+    given: Mapping[str, GivenCodes] = field(default_factory=dict)
+    """Name of a weight -> its codes, whatever `scheme` and `kept` say."""
 
     def __call__(self, model: ir.Model) -> Quantized:
         """Rewrite `model` in place; nothing is read before the model is written."""
@@ -83,26 +86,34 @@ class QuantizeWeights:
         for linear in linears(model):
             if linear.is_head != self.head:
                 continue
-            reason = self.kept.get(linear.name, _needs_float(linear, choosing))
-            if reason is not None:
-                done.left[reason] += 1
+            rounded = partial(_rounded, linear)
+            codes = self._chosen(linear.name, _needs_float(linear, choosing), rounded)
+            if isinstance(codes, str):
+                done.left[codes] += 1
                 continue
-            _quantize(model.graph, linear, self.scheme)
-            done.add(linear.name, linear.k, self.scheme)
+            _quantize(model, linear, codes)
+            done.add(linear.name, linear.k, codes.scheme)
         for stack in () if self.head else stacked_linears(model):
             if stack.dequantize is not None:
                 continue
-            if stack.name in self.kept:
-                done.left[self.kept[stack.name]] += stack.experts
+            codes = self._chosen(stack.name, None, partial(rounded_experts, stack))
+            if isinstance(codes, str):
+                done.left[codes] += stack.experts
                 continue
-            quantize_stack(model.graph, stack, self.scheme, code_type(self.scheme))
-            done.add(stack.name, stack.k, self.scheme, stack.experts)
+            quantize_stack(model, stack, codes)
+            done.add(stack.name, stack.k, codes.scheme, stack.experts)
         return done
 
-
-def code_type(scheme: WeightScheme) -> ir.DataType:
-    """Return the type that codes are stored in: of 2 to 4 bits in 4, of 5 to 8 bits in 8."""
-    return CODE_TYPES[scheme.storage_bits, scheme.symmetric]
+    def _chosen(
+        self, name: str, needs_float: str | None, rounded: Callable[[WeightScheme], GivenCodes]
+    ) -> GivenCodes | str:
+        """Return the codes of a weight, or why it stays in float."""
+        if name in self.given:
+            return self.given[name]
+        reason = self.kept.get(name, needs_float)
+        if reason is not None:
+            return reason
+        return NOT_STORED if self.scheme is None else rounded(self.scheme)
 
 
 def _needs_float(linear: Linear, choosing: frozenset[ir.Node]) -> str | None:
@@ -112,28 +123,40 @@ def _needs_float(linear: Linear, choosing: frozenset[ir.Node]) -> str | None:
     return "it chooses experts" if linear.node in choosing else None
 
 
-def _quantize(graph: ir.Graph, linear: Linear, scheme: WeightScheme) -> None:
-    weight = linear.weight
-    codes, scales, zero_points = _promised(linear, scheme)
-    parts = [codes, scales] if zero_points is None else [codes, scales, zero_points]
+def _rounded(linear: Linear, scheme: WeightScheme) -> GivenCodes:
+    tensor = linear.weight.const_value
+    assert tensor is not None, "initializers have tensors"
+    scale_type = tensor.dtype.numpy()
+
+    def matrices() -> tuple[QuantizedMatrix]:
+        weights = tensor.numpy()
+        return (quantize(weights.T if linear.transposed else weights, scheme, scale_type),)
+
+    return GivenCodes(scheme, matrices)
+
+
+def _quantize(model: ir.Model, linear: Linear, codes: GivenCodes) -> None:
+    graph, node = model.graph, linear.node
+    float_type = linear.weight.dtype or ir.DataType.FLOAT
+    parts = promised_codes(linear.name, (linear.k, linear.n), codes, float_type)
     for part in parts:
         add_initializer(graph, part)
-    attributes = _granularity(scheme.group_for(linear.k))
-    path = str(linear.node.name).rpartition("/")[0]
-    node = ir.node("DequantizeLinear", parts, attributes, name=f"{path}/DequantizeLinear")
-    dequantized = node.outputs[0]
-    dequantized.name = f"{path}/DequantizeLinear_output_0"
-    dequantized.shape = ir.Shape([linear.k, linear.n])
-    dequantized.type = ir.TensorType(weight.dtype or ir.DataType.FLOAT)
-    graph.insert_before(linear.node, node)
-    previous = linear.node.inputs[1]
+    group = codes.scheme.group_for(linear.k)
+    writer = NodeWriter(graph, str(node.name).rpartition("/")[0], node)
+    previous = node.inputs[1]
     assert previous is not None, "MatMul has two inputs"
-    linear.node.replace_input_with(1, dequantized)
+    if codes.has_offsets:
+        multiply_with_offsets(model, node, parts, block_of(group, linear.k), writer)
+    else:
+        matrix = writer.add("DequantizeLinear", parts, _granularity(group))
+        matrix.shape = ir.Shape([linear.k, linear.n])
+        matrix.type = ir.TensorType(float_type)
+        node.replace_input_with(1, matrix)
     producer = previous.producer()
     if producer is not None:
         remove_unused(graph, [producer])
-    elif not weight.consumers():
-        graph.initializers.pop(str(weight.name))
+    elif not previous.consumers() and previous.name in graph.initializers:
+        graph.initializers.pop(str(previous.name))
 
 
 def _granularity(group: GroupSize) -> dict[str, int]:
@@ -141,32 +164,3 @@ def _granularity(group: GroupSize) -> dict[str, int]:
     if isinstance(group, int):
         return {"axis": 0, "block_size": group}
     return {"axis": 1} if group == "per-channel" else {}
-
-
-def _promised(linear: Linear, scheme: WeightScheme) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-    tensor = linear.weight.const_value
-    assert tensor is not None, "initializers have tensors"
-    float_type = linear.weight.dtype or ir.DataType.FLOAT
-    scale_shape = _scale_shape(scheme.group_for(linear.k), linear.k, linear.n)
-
-    def compute() -> tuple[Array, ...]:
-        weights = tensor.numpy()
-        matrix = quantize(weights.T if linear.transposed else weights, scheme, float_type.numpy())
-        parts = (matrix.codes, matrix.scales, matrix.zero_points)
-        codes, *rest = (part for part in parts if part is not None)
-        return codes, *(part.reshape(scale_shape) for part in rest)
-
-    promised = PromisedParts(compute, parts=2 if scheme.symmetric else 3)
-    stored = code_type(scheme)
-    codes = promised.promise(0, stored, (linear.k, linear.n), f"{linear.name}_quantized")
-    scales = promised.promise(1, float_type, scale_shape, f"{linear.name}_scale")
-    if scheme.symmetric:
-        return codes, scales, None
-    return codes, scales, promised.promise(2, stored, scale_shape, f"{linear.name}_zero_point")
-
-
-def _scale_shape(group: GroupSize, k: int, n: int) -> tuple[int, ...]:
-    """Return what DequantizeLinear takes: a matrix of groups, a vector of channels or a scalar."""
-    if isinstance(group, int):
-        return k // group, n
-    return (n,) if group == "per-channel" else ()

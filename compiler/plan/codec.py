@@ -68,6 +68,7 @@ def _linear(fields: Mapping[str, Any]) -> PlannedLinear:
         **{
             **fields,
             **{key: np.inf if ratio == _INFINITE else ratio for key, ratio in ratios.items()},
+            "unreached": tuple(fields["unreached"]),
             "weights": weights and WeightScheme(**weights | _range(weights)),
             "activations": activations and ActivationScheme(**activations | _range(activations)),
             "parameters": parameters and QuantParameters(**parameters),

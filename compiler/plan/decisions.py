@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from castline.compiler.quant.arrays import Array
+from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
 
 
@@ -41,6 +42,12 @@ class PlannedLinear:
     peak_after: float
     """The same once the scales are folded."""
 
+    clipped: float | None = None
+    """Share of its scales whose range search narrowed; None: no range was searched."""
+
+    unreached: tuple[int, ...] = ()
+    """Experts of the stack that no token of the calibration text reached: rounded to nearest."""
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedSite:
@@ -69,17 +76,23 @@ class PlannedSite:
     of the value; None: nothing is folded."""
 
     alpha: float | None
-    """SmoothQuant's migration strength that made the scale; None: nothing is folded."""
+    """The exponent that made the scale, SmoothQuant's or AWQ's; None: nothing is folded."""
 
     declined: str | None
     """Why no scale is folded here, as the end of a sentence; None where one is."""
 
     error: float | None
-    """Squared error of the outputs of its linears by their square, with the scale; None: not
-    measured."""
+    """Squared error of the outputs of its linears, or of the module in `inspected`, by their
+    square, with the scale; None: not measured."""
 
     error_before: float | None
     """The same without the scale."""
+
+    inspected: str | None = None
+    """Path of the module whose output the error is of; None: of the linears themselves."""
+
+    explicit: bool = False
+    """Whether the value is divided by a node of its own: nothing can take the scale up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +114,8 @@ class PlannedBlock:
     linears: tuple[PlannedLinear, ...]
     sites: tuple[PlannedSite, ...]
     cache: PlannedCache | None
+    codes: Mapping[str, GivenCodes] = field(default_factory=dict)
+    """Name of a weight -> the codes that search chose, where it did not leave them to rounding."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,11 @@ class QuantPlan:
     @property
     def sites(self) -> tuple[PlannedSite, ...]:
         return tuple(site for block in self.blocks for site in block.sites)
+
+    @property
+    def codes(self) -> dict[str, GivenCodes]:
+        """Name of the weight -> the codes that search chose."""
+        return {name: codes for block in self.blocks for name, codes in block.codes.items()}
 
     @property
     def caches(self) -> dict[int, PlannedCache]:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from castline.compiler.plan.codec import decoded, encoded
+from castline.compiler.plan.codes import CODES, encoded_codes, stored_codes
 from castline.compiler.plan.decisions import (
     CalibrationFacts,
     PlanIdentity,
@@ -25,7 +26,7 @@ from castline.compiler.plan.disk import refusing_full_disk
 from castline.compiler.quant.arrays import Array
 from castline.errors import OutputError
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "plan.json"
 BLOCKS = "blocks"
 _FIELDS = {"blocks", "recipe", "files"}
@@ -38,8 +39,9 @@ class PlanStore:
     """A plan's folder while it is being made.
 
     plan.json says what the plan depends on and, when all is done, the hash of every file;
-    blocks/000.json and blocks/000.safetensors hold what was decided for the first block. Each file
-    is written beside its place and renamed, so that what is there is whole.
+    blocks/000.json and blocks/000.safetensors hold what was decided for the first block, and
+    blocks/000.codes.safetensors the codes of its weights, where search chose them. Each file is
+    written beside its place and renamed, so that what is there is whole.
     """
 
     folder: Path
@@ -82,6 +84,9 @@ class PlanStore:
         with refusing_full_disk(self.folder):
             written = safetensors.numpy.save(arrays)
             _write(self._file(block.index, "safetensors"), written)
+            if block.codes:
+                codes = safetensors.numpy.save(encoded_codes(block.codes))
+                _write(self._file(block.index, CODES), codes)
             _write(self._file(block.index, "json"), _json(fields))
 
     def finish(self) -> QuantPlan:
@@ -173,7 +178,9 @@ def _read_block(folder: Path, index: int) -> PlannedBlock:
     path = folder / BLOCKS / f"{index:03}.json"
     try:
         arrays: dict[str, Array] = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
-        return decoded(json.loads(path.read_text(encoding="utf-8")), arrays)
+        block = decoded(json.loads(path.read_text(encoding="utf-8")), arrays)
+        codes = path.with_suffix(f".{CODES}")
+        return replace(block, codes=stored_codes(codes, block)) if codes.is_file() else block
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise OutputError(f"{path}: cannot be read as a block of a plan: {error}.") from error
 
@@ -226,4 +233,5 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,5 +37,24 @@ def unsigned(codes: Array, bits: int) -> Array:
     return (codes.view(np.uint8) ^ np.uint8(sign)) & np.uint8(mask)
 
 
+def packed_halves(codes: Array) -> Array:
+    """Return uint8 [..., ceil(N / 2)] from codes of 4 bits, uint8 [..., N]; the even one is low.
+
+    Of each byte only the low half counts.
+    """
+    if codes.shape[-1] % 2:
+        codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, 1)])
+    return _nibbles(codes & np.uint8(15))
+
+
+def halves(packed: Array, n: int, *, signed: bool) -> Array:
+    """Return the codes [..., n] that `packed_halves` packed: int8 if signed, uint8 otherwise."""
+    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)[..., :n]
+    if not signed:
+        return codes
+    extended: Array = ((codes ^ np.uint8(8)).view(np.int8)) - np.int8(8)
+    return extended
+
+
 def _nibbles(codes: Array) -> Array:
     return np.ascontiguousarray(codes[..., 0::2] | (codes[..., 1::2] << 4))

@@ -24,6 +24,8 @@ class QuantizedMatrix:
     are stored in."""
     zero_points: Array | None
     """uint8 in the shape of the scales, or None when the grid is symmetric."""
+    offsets: Array | None = None
+    """Float in the shape of the scales, added to the weights that the codes stand for."""
 
     @property
     def group(self) -> int:
@@ -53,10 +55,15 @@ def quantize(
 
 
 def dequantize(matrix: QuantizedMatrix) -> Array:
-    """Return the weights [K, N] in float32 that the codes stand for: (code - zero) * scale."""
+    """Return the weights [K, N] in float32 that the codes stand for.
+
+    That is (code - zero) * scale + offset.
+    """
     k, n = matrix.codes.shape
     codes = matrix.codes.reshape(-1, matrix.group, n).astype(np.float32)
     if matrix.zero_points is not None:
         codes -= matrix.zero_points[:, None, :].astype(np.float32)
     codes *= matrix.scales[:, None, :].astype(np.float32)
+    if matrix.offsets is not None:
+        codes += matrix.offsets[:, None, :].astype(np.float32)
     return codes.reshape(k, n)

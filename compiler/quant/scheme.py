@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 FEWEST_BITS, MOST_BITS = 2, 8
-GROUP_SIZES = (16, 32, 64, 128)
 _SMALLEST_GROUP = 16  # the least that every runtime's blocked kernels take
 
 GroupSize: TypeAlias = int | Literal["per-channel", "per-tensor"]
@@ -63,10 +62,10 @@ class WeightScheme:
 
     def __post_init__(self) -> None:
         _require_bits(self.bits)
-        if isinstance(self.group_size, int) and self.group_size not in GROUP_SIZES:
+        if isinstance(self.group_size, int) and not _is_group(self.group_size):
             raise ValueError(
-                f"group_size is {self.group_size}; expected one of {GROUP_SIZES}, per-channel or "
-                "per-tensor"
+                f"group_size is {self.group_size}; expected a power of two from {_SMALLEST_GROUP} "
+                "on, per-channel or per-tensor"
             )
         if isinstance(self.group_size, int) and self.range.method == "entropy":
             raise ValueError(
@@ -161,6 +160,10 @@ def _code_range(bits: int, symmetric: bool) -> tuple[int, int]:
     if symmetric:
         return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     return 0, (1 << bits) - 1
+
+
+def _is_group(size: int) -> bool:
+    return size >= _SMALLEST_GROUP and size.bit_count() == 1
 
 
 def _require_bits(bits: int) -> None:

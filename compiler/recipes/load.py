@@ -20,6 +20,7 @@ from castline.compiler.recipes.quantized import (
     QuantizedWeights,
 )
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.recipes.scaling import Clipping, Scaling
 from castline.compiler.recipes.smoothing import Smoothing
 from castline.compiler.recipes.thresholds import Thresholds
 from castline.errors import RecipeError
@@ -32,6 +33,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "activations": QuantizedActivations,
     "kv_cache": QuantizedCache,
     "smoothing": Smoothing,
+    "scaling": Scaling,
+    "clipping": Clipping,
     "calibration": Calibration,
     "head": QuantizedWeights,
     "embedding": QuantizedWeights,
@@ -159,7 +162,8 @@ def _complaints(
         changed = overrides.get(path) or (inside[-1] if inside else None)
         place = changed or (f"{source}, line {line}" if line else source)
         complaint = _complaint(one["type"], path, one["input"], one["msg"])
-        complaints.append((line, f"{place}: {'.'.join(path)}: {complaint}"))
+        field = f"{'.'.join(path)}: " if path else ""
+        complaints.append((line, f"{place}: {field}{complaint}"))
     # A field that takes one of two kinds of value is complained of once for each kind.
     once = dict.fromkeys(sorted(complaints, key=lambda one: one[0]))
     return "\n".join(text for _line, text in once)
@@ -168,6 +172,8 @@ def _complaints(
 def _field_path(place: Sequence[int | str]) -> FieldPath:
     """Return the field an error is about, without what pydantic adds: indices, kinds of a union."""
     names = [part for part in place if isinstance(part, str)]
+    if not names:  # what fields of the recipe say together
+        return ()
     if names[0] in _UNIONS:
         del names[1:2]  # "section" or "keep"
     return tuple(names[: 2 if names[0] in _SECTIONS else 1])

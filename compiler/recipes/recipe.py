@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from castline.compiler.quant.scheme import ActivationScheme, CacheScheme, WeightScheme
 from castline.compiler.recipes.calibration import Calibration
@@ -14,11 +14,14 @@ from castline.compiler.recipes.quantized import (
     QuantizedCache,
     QuantizedWeights,
 )
+from castline.compiler.recipes.scaling import Clipping, Scaling
 from castline.compiler.recipes.section import Section
 from castline.compiler.recipes.smoothing import Smoothing
 from castline.compiler.recipes.thresholds import Thresholds
 
-Algorithm: TypeAlias = Literal["round-to-nearest", "smoothquant"]
+Algorithm: TypeAlias = Literal["round-to-nearest", "smoothquant", "awq", "as-stored"]
+
+Rounding: TypeAlias = Literal["nearest", "compensated"]
 
 SECTION = "a section with bits, group_size and symmetric"
 
@@ -39,7 +42,7 @@ class Recipe(Section):
     name: str = Field(min_length=1, description="a name")
     description: str = Field(default="", description="a sentence")
     algorithm: Algorithm = Field(
-        default="round-to-nearest", description="round-to-nearest or smoothquant"
+        default="round-to-nearest", description="round-to-nearest, smoothquant, awq or as-stored"
     )
     weights: QuantizedWeights | None = Field(description=f"{SECTION}, or null (not quantized)")
     activations: QuantizedActivations | None = Field(
@@ -51,6 +54,17 @@ class Recipe(Section):
     )
     smoothing: Smoothing = Field(
         default=Smoothing(), description="a section with alpha and sites, read by smoothquant"
+    )
+    scaling: Scaling = Field(
+        default=Scaling(), description="a section with steps and sites, read by awq"
+    )
+    clipping: Clipping | None = Field(
+        default=None,
+        description="a section with shrink and steps, or null (ranges are not searched)",
+    )
+    rounding: Rounding = Field(
+        default="nearest",
+        description="nearest, or compensated (each code makes up for what the others lost)",
     )
     calibration: Calibration = Field(
         default=Calibration(),
@@ -65,6 +79,11 @@ class Recipe(Section):
     head: KeepOrQuantize = Field(default="keep", description=f"keep, or {SECTION}")
     embedding: KeepOrQuantize = Field(default="keep", description=f"keep, or {SECTION}")
     gate: Thresholds = Field(default=Thresholds(), description="a section with the thresholds")
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether the codes of a quantized checkpoint are carried over as they are."""
+        return self.algorithm == "as-stored"
 
     @property
     def weights_scheme(self) -> WeightScheme | None:
@@ -92,16 +111,52 @@ class Recipe(Section):
         return None if self.embedding == "keep" else self.embedding.scheme
 
     @property
-    def smooths(self) -> bool:
+    def folds(self) -> bool:
         """Whether scales are searched and folded."""
-        return self.algorithm == "smoothquant"
+        return self.algorithm in ("smoothquant", "awq")
+
+    @property
+    def searches_codes(self) -> bool:
+        """Whether the codes of weights are chosen by what is read, and not by rounding alone."""
+        if self.weights is None:
+            return False
+        explicit = self.algorithm == "awq" and self.scaling.explicit  # no fold scales the weights
+        return explicit or self.clipping is not None or self.rounding == "compensated"
 
     @property
     def needs_calibration(self) -> bool:
         """Whether it takes numbers from a text, and so a plan."""
         scheme = self.activations_scheme
         static = scheme is not None and not scheme.dynamic
-        return self.smooths or static or self.kv_cache is not None
+        return self.folds or self.searches_codes or static or self.kv_cache is not None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Recipe:
+        asked = (self.weights, self.activations, self.kv_cache)
+        keeps = self.head == self.embedding == "keep" and not self.keep
+        if self.as_stored and not (keeps and asked == (None, None, None)):
+            raise ValueError(
+                "as-stored carries over what the checkpoint stores; expected weights, activations "
+                "and kv_cache null, head and embedding keep, and nothing in keep"
+            )
+        if self.algorithm == "awq" and self.weights is None:
+            raise ValueError("algorithm is awq, which quantizes weights, and weights is null")
+        if self.weights is None and (self.clipping or self.rounding == "compensated"):
+            raise ValueError(
+                "clipping and rounding say how codes of weights are chosen, and weights is null; "
+                "expected clipping null and rounding nearest"
+            )
+        if self.searches_codes and self.weights and self.weights.group_size == "per-tensor":
+            raise ValueError(
+                "clipping, rounding compensated and scaling.explicit choose codes by groups or "
+                "channels; weights.group_size is per-tensor"
+            )
+        if self.algorithm == "awq" and self.scaling.explicit and self.activations is not None:
+            raise ValueError(
+                "scaling.explicit divides what linears read in float; with activations in codes "
+                "set it to false"
+            )
+        return self
 
     def keeps(self, weight: str) -> str | None:
         """Return the pattern by which a linear stays in float, or None where it is quantized.

@@ -76,6 +76,9 @@ class CompileOutcome(Comparison):
     """What could not be run here, such as an engine for want of a GPU, a sentence each."""
     quantization: Mapping[str, object] | None = None
     """What plan_json says of the plan; None where nothing was searched."""
+    stored_codes: Mapping[str, object] | None = None
+    """What became of the codes of a quantized checkpoint: codes, changed, rounded, sqnr_db and
+    rounded_input_scales; None where it is in float."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,14 @@ from castline.compiler.report.comparison_rows import figure_rows, verdict_row
 from castline.compiler.report.inspection import KindSize
 from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
 from castline.compiler.report.plain import plain
-from castline.compiler.report.plan_rows import block_rows, declined_rows, kept_rows, worst_rows
+from castline.compiler.report.plan_rows import (
+    block_rows,
+    declined_rows,
+    divided_rows,
+    kept_rows,
+    unreached_rows,
+    worst_rows,
+)
 
 PAGE = "report.html"
 _WORST = 8
@@ -114,10 +121,13 @@ def _planned(plan: QuantPlan | None) -> dict[str, object]:
     return {
         "plan": plan,
         "smoothed": any(site.scale is not None for site in plan.sites),
+        "clipped": any(linear.clipped is not None for linear in plan.linears.values()),
         "blocks": block_rows(plan),
         "worst": worst_rows(plan, _WORST),
         "kept": kept_rows(plan),
         "declined": declined_rows(plan),
+        "divided": divided_rows(plan),
+        "unreached": unreached_rows(plan),
         "depth_charts": depth_charts(plan),
         "site_charts": site_charts(plan),
         "recipe_text": json.dumps(plain(plan.recipe), indent=2, ensure_ascii=False),

@@ -33,7 +33,7 @@ def depth_charts(plan: QuantPlan) -> tuple[Chart, ...]:
         _peaks_by_site(plan),
         depth_chart(
             "alpha",
-            "Migration strength by site",
+            "Exponent of the scale by site",
             "alpha",
             _by_site(plan, lambda site: site.alpha),
         ),

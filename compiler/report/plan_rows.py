@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from castline.compiler.plan.decisions import PlannedBlock, PlannedLinear, PlannedSite, QuantPlan
 from castline.compiler.report.fold_table import layer_ranges
 from castline.compiler.report.linear_kinds import linear_kinds, within
-from castline.compiler.report.numbers import decibels, significant
+from castline.compiler.report.numbers import decibels, percentage, significant
 from castline.compiler.report.quantization import sites_by_linear
 
 _FLOAT = "float"
@@ -27,6 +27,8 @@ class LinearRow:
     peak_before: str
     peak_after: str
     alpha: str
+    clipped: str
+    """Share of its ranges that were narrowed."""
     weight_sqnr: str
     output_sqnr: str
     kept: str
@@ -100,6 +102,32 @@ def declined_rows(plan: QuantPlan) -> tuple[ExceptionRow, ...]:
     )
 
 
+def divided_rows(plan: QuantPlan) -> tuple[ExceptionRow, ...]:
+    """Return before which linears the graph divides by a scale in a node of its own."""
+    titles = site_titles(plan)
+    return _grouped(
+        (block.index, titles[site.site], "nothing in the model can take the scale up")
+        for block in plan.blocks
+        for site in block.sites
+        if site.explicit
+    )
+
+
+def unreached_rows(plan: QuantPlan) -> tuple[ExceptionRow, ...]:
+    """Return the experts that no token of the calibration text reached."""
+    kinds = linear_kinds(plan)
+    return _grouped(
+        (block.index, f"{kinds[linear.name]}, {_experts(linear.unreached)}", "rounded to nearest")
+        for block in plan.blocks
+        for linear in block.linears
+        if linear.unreached
+    )
+
+
+def _experts(indices: tuple[int, ...]) -> str:
+    return f"expert{'s' if len(indices) > 1 else ''} {layer_ranges(indices)}"
+
+
 def site_titles(plan: QuantPlan) -> dict[str, str]:
     """Return name of a site -> the kinds of the linears that read it: "q_proj, k_proj"."""
     kinds = linear_kinds(plan)
@@ -130,6 +158,7 @@ def _linear(block: PlannedBlock, linear: PlannedLinear, site: PlannedSite | None
         peak_before=significant(linear.peak_before),
         peak_after=significant(linear.peak_after),
         alpha="" if alpha is None else f"{alpha:g}",
+        clipped="" if linear.clipped is None else percentage(linear.clipped),
         weight_sqnr="" if linear.weight_sqnr is None else decibels(linear.weight_sqnr),
         output_sqnr="" if linear.output_sqnr is None else decibels(linear.output_sqnr),
         kept=linear.kept or "",

@@ -11,7 +11,8 @@ from castline.compiler.report.plain import plain, plain_fields
 def plan_json(plan: QuantPlan) -> dict[str, object]:
     """Return the plan in figures and words that JSON can have, without its arrays.
 
-    SQNRs are in dB; errors are squared errors of a site's outputs by their square.
+    SQNRs are in dB; errors are squared errors by squares of the output of what a site's `inspected`
+    names, or else of its linears.
     """
     identity = plan.identity
     sites = sites_by_linear(plan)
@@ -63,6 +64,8 @@ def _site(site: PlannedSite, block: int) -> dict[str, object]:
         "alpha": site.alpha,
         "error": site.error,
         "error_before": site.error_before,
+        "inspected": site.inspected,
+        "explicit": site.explicit,
         "declined": site.declined,
     }
     return {key: plain(value) for key, value in figures.items()}

@@ -32,9 +32,31 @@ class QuantizeOutcome:
         return dict(Counter(one.kept for one in self.plan.linears.values() if one.kept))
 
     @property
+    def algorithm(self) -> str:
+        """What chose the numbers, as the recipe calls it."""
+        return str(self.plan.recipe.get("algorithm", ""))
+
+    @property
     def folded(self) -> int:
-        """Number of sites with a scale."""
-        return sum(site.scale is not None for site in self.plan.sites)
+        """Number of sites with a scale that the model takes up."""
+        return sum(site.scale is not None and not site.explicit for site in self.plan.sites)
+
+    @property
+    def divided(self) -> int:
+        """Number of sites whose value the graph divides by a scale in a node of its own."""
+        return sum(site.explicit for site in self.plan.sites)
+
+    @property
+    def clipped(self) -> float | None:
+        """Mean share of narrowed ranges over the linears whose ranges were searched; None: none."""
+        shares = [one.clipped for one in self.plan.linears.values() if one.clipped is not None]
+        return sum(shares) / len(shares) if shares else None
+
+    @property
+    def unreached(self) -> dict[str, tuple[int, ...]]:
+        """Name of a stack -> its experts that no token of the calibration text reached."""
+        linears = self.plan.linears.values()
+        return {one.name: one.unreached for one in linears if one.unreached}
 
     def worst(self, count: int) -> tuple[PlannedLinear, ...]:
         """Return the linears whose outputs lose most, the worst first."""
@@ -48,6 +70,7 @@ class QuantizeOutcome:
             "output": str(self.output),
             "source": self.source,
             "recipe": self.recipe,
+            "algorithm": self.algorithm,
             "checkpoint_sha256": identity.checkpoint_sha256,
             "calibration": vars(identity.calibration),
             "blocks": len(self.plan.blocks),
@@ -56,6 +79,9 @@ class QuantizeOutcome:
             "kept": self.kept,
             "sites": len(self.plan.sites),
             "folded": self.folded,
+            "divided": self.divided,
+            "clipped": self.clipped,
+            "unreached": {name: list(experts) for name, experts in self.unreached.items()},
             "seconds": self.seconds,
             "notes": list(self.notes),
         }

@@ -18,6 +18,7 @@ _CODE_INPUT = {
     ("com.microsoft", "DequantizeLinear"): 0,
     ("com.microsoft", "MatMulNBits"): 1,
     ("com.microsoft", "GatherBlockQuantized"): 0,
+    ("castline", "LinearW4A16"): 1,
 }
 _INDICES_INPUT = {("com.microsoft", "GatherBlockQuantized"): 1}
 _VIEWS = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"))
@@ -28,6 +29,7 @@ _NARROW = frozenset(
     dtype for dtype in ir.DataType if dtype.name in ("INT2", "UINT2", "INT4", "UINT4")
 )
 _BYTES = frozenset((ir.DataType.INT8, ir.DataType.UINT8))
+_OFFSET = "_offset"  # of groups of codes, where a product by itself adds it
 _ROTARY = ("cos_cache", "sin_cache", "inv_freq", "rotary")
 
 
@@ -68,9 +70,10 @@ def quantized_form(node: ir.Node) -> str | None:
     block = node.attributes.get_int("block_size", 0)
     place = 2 if node.op_type == "DequantizeLinear" else 3
     zero_points = len(node.inputs) > place and node.inputs[place] is not None
+    beside = "offsets" if node.op_type == "LinearW4A16" else "zero-points"
     return (
         f"{bits} bits, {f'groups of {block}' if block else 'no groups'}, "
-        f"{'with' if zero_points else 'without'} zero-points"
+        f"{'with' if zero_points else 'without'} {beside}"
     )
 
 
@@ -98,8 +101,9 @@ def _stored(value: ir.Value, tensor: ir.TensorProtocol) -> StoredTensor:
     uses = tuple(_uses(value))
     # A scale belongs to the weight that it scales, whatever it is called.
     owners = tuple(owner.name or "" for use in uses if (owner := _owner(use)) is not None)
-    parameters = 0 if owners else _parameters(value.name or "", tensor, uses)
-    is_weight = parameters > 0 or bool(owners)
+    belongs = bool(owners) or (value.name or "").endswith(_OFFSET)
+    parameters = 0 if belongs else _parameters(value.name or "", tensor, uses)
+    is_weight = parameters > 0 or belongs
     paths = (*owners, value.name or "", *(_path(node) for node, _place in uses))
     return StoredTensor(
         name=value.name or "",

@@ -24,11 +24,23 @@ class FakeGrid:
 
     def rounded(self, values: Tensor) -> Tensor:
         """Return the nearest values on the grid, in memory of their own."""
+        return self.steps(values).mul_(self.scale)
+
+    def steps(self, values: Tensor) -> Tensor:
+        """Return the nearest codes less the zero-points, in memory of their own."""
         codes = torch.div(values, self.scale).round_()
         if self.zero_point is None:
-            return codes.clamp_(*self.code_range).mul_(self.scale)
+            return codes.clamp_(*self.code_range)
         codes.add_(self.zero_point).clamp_(*self.code_range)
-        return codes.sub_(self.zero_point).mul_(self.scale)
+        return codes.sub_(self.zero_point)
+
+    def where(self, better: Tensor, other: FakeGrid) -> FakeGrid:
+        """Return the grid that is `other` where `better`, in the shape of the scales, is true."""
+        scale = torch.where(better, other.scale, self.scale)
+        if self.zero_point is None or other.zero_point is None:
+            return FakeGrid(scale, None, self.code_range)
+        zero_point = torch.where(better, other.zero_point, self.zero_point)
+        return FakeGrid(scale, zero_point, self.code_range)
 
 
 def weight_grid(low: Tensor, high: Tensor, scheme: WeightScheme) -> FakeGrid:

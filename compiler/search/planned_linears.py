@@ -9,22 +9,31 @@ import torch
 
 from castline.compiler.graph.folds.site import Site
 from castline.compiler.plan.decisions import PlannedBlock, PlannedLinear
+from castline.compiler.quant.round_to_nearest import dequantize
 from castline.compiler.search.folding import fold
 from castline.compiler.search.linear_calls import LinearCall
+from castline.compiler.search.observation import Reader
 from castline.compiler.search.quantizer import Quantizer
 
 Tensor: TypeAlias = torch.Tensor
 
 
 class PlannedLinears:
-    """Computes y = Q(x) Q(W)^T + bias by the grids Q of a plan; an answer for LinearCalls.
+    """Computes y = Q(x) Q(W)^T + bias by the grids and codes of a plan; an answer for LinearCalls.
 
     The quantized weights are kept, so that many batches are answered from one rounding.
     """
 
     def __init__(self, block: PlannedBlock) -> None:
         self._linears = {linear.name: linear for linear in block.linears if is_quantized(linear)}
-        self._weights: dict[tuple[str, int | None], Tensor] = {}
+        self._codes = block.codes
+        self._divisors = {
+            name: torch.from_numpy(site.channel_scale).float()
+            for site in block.sites
+            if site.explicit and site.channel_scale is not None
+            for name in site.linears
+        }
+        self._weights: dict[Reader, Tensor] = {}
 
     @property
     def names(self) -> frozenset[str]:
@@ -35,10 +44,24 @@ class PlannedLinears:
         """Return the product [..., N] of a quantized linear."""
         linear = self._linears[call.name]
         quantizer = Quantizer(linear.weights, linear.activations)
-        key = (call.name, call.expert)
-        if key not in self._weights:
-            self._weights[key] = quantizer.weight(call.weight)
-        return call.answer(x=quantizer.read(call.x, linear.parameters), weight=self._weights[key])
+        reader = (call.name, call.expert)
+        if reader not in self._weights:
+            self._weights |= self._stored(call) or {reader: quantizer.weight(call.weight)}
+        x = call.x
+        if call.name in self._divisors:
+            x = x / self._divisors[call.name].to(x.device)
+        return call.answer(quantizer.read(x, linear.parameters), self._weights[reader])
+
+    def _stored(self, call: LinearCall) -> dict[Reader, Tensor]:
+        """Return what the codes of a linear stand for, all of a stack's; none if it has none."""
+        codes = self._codes.get(call.name)
+        if codes is None:
+            return {}
+        matrices = (torch.from_numpy(dequantize(matrix).T) for matrix in codes.matrices())
+        return {
+            (call.name, None if call.expert is None else place): matrix.to(call.weight.device)
+            for place, matrix in enumerate(matrices)
+        }
 
 
 def is_quantized(linear: PlannedLinear) -> bool:
@@ -54,6 +77,6 @@ def fold_planned(
     `sites` has the graph's by the names of their values. What the block computes stays the same.
     """
     for planned in block.sites:
-        if planned.scale is None:
+        if planned.scale is None or planned.explicit:
             continue
         fold(sites[planned.site], planned.scale, parameters)

@@ -12,20 +12,30 @@ import torch
 from numpy.typing import NDArray
 
 from castline.compiler.graph.folds.site import Site
-from castline.compiler.plan.decisions import PlannedBlock, PlannedCache, QuantPlan
+from castline.compiler.plan.decisions import (
+    PlannedBlock,
+    PlannedCache,
+    PlannedLinear,
+    QuantPlan,
+)
 from castline.compiler.plan.store import PlanStore
+from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.scheme import QuantParameters
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search.block_plan import BlockSearch, SiteDecision
 from castline.compiler.search.blocks import BlockModel
+from castline.compiler.search.freed_memory import return_freed_memory
 from castline.compiler.search.hidden_states import HiddenStates, HiddenStatesWriter
+from castline.compiler.search.inspection import InspectedModule, inspected_path, inspecting
 from castline.compiler.search.linear_calls import LinearCalls
 from castline.compiler.search.observation import Observations
+from castline.compiler.search.second_moments import SecondMoments, first_readers
 from castline.compiler.search.static_ranges import SiteRanges, cache_scales
 from castline.progress import Progress
 
 Tokens: TypeAlias = NDArray[np.int64]
 
+_INSPECTED_TOKENS = 512  # on which a module is run again for every scale that is tried
 _TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
 
 
@@ -62,6 +72,7 @@ class PlanSearch:
             for index in range(first, blocks):
                 store.write(self._block(index, store.work))
                 _states(store.work, index).path.unlink()
+                return_freed_memory()
                 advance(1)
         return store.finish()
 
@@ -81,21 +92,64 @@ class PlanSearch:
         with self.model.loaded(index):
             parameters = self.model.parameters(index)
             observations = Observations(-(-len(self.tokens) // self._rows), seed=index)
-            with self._writer(work, index + 1) as writer, LinearCalls(parameters, observations):
-                for batch in entering.batches(self._rows):
-                    writer.append(self.model.run(index, batch))
-                    observations.next_batch()
-            search = BlockSearch(
-                self.recipe, parameters, self.searched.kept, self.searched.reads_float
-            )
+            search = self._observed(index, sites, parameters, observations, work)
             decisions = search.fold(sites, observations)
             ranges, cache = self._static(index, decisions, parameters, entering)
-            linears = [
-                linear for one in decisions for linear in search.linears(one, observations, ranges)
-            ]
+            linears: list[PlannedLinear] = []
+            codes: dict[str, GivenCodes] = {}
+            for decision in decisions:
+                planned, chosen = search.linears(decision, observations, ranges)
+                linears.extend(planned)
+                codes |= chosen
         name = self.model.prefix(index).removesuffix(".")
         sites_decided = tuple(decision.planned for decision in decisions)
-        return PlannedBlock(index, name, tuple(linears), sites_decided, cache)
+        return PlannedBlock(index, name, tuple(linears), sites_decided, cache, codes)
+
+    def _observed(
+        self,
+        index: int,
+        sites: tuple[Site, ...],
+        parameters: Mapping[str, torch.Tensor],
+        observations: Observations,
+        work: Path,
+    ) -> BlockSearch:
+        """Run a loaded block on the whole text; return what decides by what was seen."""
+        prefix = self.model.prefix(index)
+        moments, answer = None, observations.__call__
+        if self.recipe.algorithm == "awq" or self.recipe.searches_codes:
+            moments = SecondMoments(first_readers(sites), observations)
+            answer = moments.__call__
+        with self._writer(work, index + 1) as writer, LinearCalls(parameters, answer):
+            for batch in _states(work, index).batches(self._rows):
+                writer.append(self.model.run(index, batch))
+                observations.next_batch()
+        return BlockSearch(
+            self.recipe,
+            parameters,
+            self.searched.kept,
+            self.searched.reads_float,
+            prefix,
+            moments,
+            self._inspected(index, sites, parameters, work),
+        )
+
+    def _inspected(
+        self,
+        index: int,
+        sites: tuple[Site, ...],
+        parameters: Mapping[str, torch.Tensor],
+        work: Path,
+    ) -> dict[str, InspectedModule]:
+        """Return the modules by whose output scales are judged, as they run on a few samples."""
+        if self.recipe.algorithm != "awq":
+            return {}
+        inspected = (inspected_path(site, self.model.prefix(index)) for site in sites)
+        paths = {path for path in inspected if path is not None}
+        samples = max(1, _INSPECTED_TOKENS // self.tokens.shape[1])
+        hidden = next(_states(work, index).batches(samples))[:, :_INSPECTED_TOKENS]
+        with inspecting(self.model.blocks[index], paths, parameters) as modules:
+            self.model.run(index, hidden)
+        return modules
 
     def _static(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -65,6 +65,11 @@ class SiteProblem:
         weights = torch.stack([one.weight.abs().amax(dim=0) for one in self.linears])
         peaks = torch.stack(read).amax(dim=0) if read else torch.zeros_like(weights[0])
         return peaks, weights.amax(dim=0)
+
+    def scaled(self, scale: Tensor) -> SiteProblem:
+        """Return the problem whose weights are multiplied by `scale` [scales]; these stay."""
+        linears = (replace(one, weight=one.weight * one.channels(scale)) for one in self.linears)
+        return replace(self, linears=tuple(linears))
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.site.scales, device=self.linears[0].weight.device)

@@ -6,11 +6,9 @@ from typing import TypeAlias
 
 import torch
 
-Tensor: TypeAlias = torch.Tensor
+from castline.compiler.search.found_scale import LARGEST
 
-LARGEST = 2.0**13
-"""Scales lie within 1/LARGEST and LARGEST, so that gains and weights up to 7 stay below float16's
-largest number when they are divided or multiplied."""
+Tensor: TypeAlias = torch.Tensor
 
 _DEAD = 1e-12  # below it, a channel says nothing about its scale
 

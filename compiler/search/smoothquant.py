@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 
 from castline.compiler.recipes.smoothing import SiteKind, Smoothing
+from castline.compiler.search.found_scale import FoundScale
 from castline.compiler.search.quantizer import Quantizer
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
 from castline.compiler.search.smoothing_scale import smoothing_scale
@@ -22,20 +22,6 @@ FINER = 0.05
 """Then it tries so much more and less of the best."""
 
 
-@dataclass(frozen=True, eq=False)
-class Smoothed:
-    """The scale that was chosen for a site."""
-
-    scale: Tensor
-    """float64 [scales]."""
-    alpha: float | None
-    """None: no smoothing was better than every strength."""
-    error: float
-    """Squared error of the outputs of its linears over their square, quantized so."""
-    error_before: float
-    """The same without smoothing."""
-
-
 def site_kind(kind: str) -> SiteKind | None:
     """Return what the recipe calls a site of the fold planner's `kind`; None for no name."""
     source, *ways = kind.split(" through ")
@@ -45,7 +31,7 @@ def site_kind(kind: str) -> SiteKind | None:
     return names.get(ways[0]) if len(ways) == 1 else None
 
 
-def smooth(problem: SiteProblem, smoothing: Smoothing, quantizer: Quantizer) -> Smoothed | None:
+def smooth(problem: SiteProblem, smoothing: Smoothing, quantizer: Quantizer) -> FoundScale | None:
     """Return the best scale for a site; None where it has nothing to quantize or was never read.
 
     A fixed alpha is taken as it is. A search takes the strength whose quantized linears answer
@@ -57,8 +43,8 @@ def smooth(problem: SiteProblem, smoothing: Smoothing, quantizer: Quantizer) -> 
     before = trial.error(trial.no_scale)
     if smoothing.alpha != "search":
         scale = trial.scale(smoothing.alpha)
-        return Smoothed(scale, smoothing.alpha, trial.error(scale), before)
-    best = trial.better(Smoothed(trial.no_scale, None, before, before), ALPHAS)
+        return FoundScale(scale, smoothing.alpha, trial.error(scale), before)
+    best = trial.better(FoundScale(trial.no_scale, None, before, before), ALPHAS)
     if best.alpha is None:
         return best
     return trial.better(best, (best.alpha - FINER, best.alpha + FINER))
@@ -86,15 +72,12 @@ class _Trial:
         """Return the scale of a strength, [scales]."""
         return smoothing_scale(self._activation_peaks, self._weight_peaks, alpha)
 
-    def better(self, best: Smoothed, alphas: Iterable[float]) -> Smoothed:
+    def better(self, best: FoundScale, alphas: Iterable[float]) -> FoundScale:
         """Return `best`, or what a strength of `alphas` makes if its error is smaller."""
         for alpha in alphas:
-            if not 0 <= alpha <= 1:
-                continue
-            scale = self.scale(alpha)
-            error = self.error(scale)
-            if error < best.error:
-                best = Smoothed(scale, alpha, error, best.error_before)
+            if 0 <= alpha <= 1:
+                scale = self.scale(alpha)
+                best = best.or_better(scale, alpha, self.error(scale))
         return best
 
     def error(self, scale: Tensor) -> float:

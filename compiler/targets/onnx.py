@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from castline.compiler.passes.dispatch_tokens import DispatchTokens
+from castline.compiler.passes.float8_casts import Float8Casts
 from castline.compiler.passes.unsigned_codes import UnsignedCodes
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.target import Built, Lowered
@@ -34,6 +35,7 @@ class Onnx:
         The rest of the neutral graph stays as it is.
         """
         UnsignedCodes()(model)
+        Float8Casts()(model)
         declined = Counter(DispatchTokens()(model).values())
         return Lowered(
             tuple(

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from castline.compiler.passes.dispatch_tokens import DispatchTokens
+from castline.compiler.passes.float8_casts import Float8Casts
 from castline.compiler.passes.gather_block_quantized import GatherBlockQuantized
 from castline.compiler.passes.group_query_attention import GroupQueryAttention
 from castline.compiler.passes.matmul_integer_to_float import MatMulIntegerToFloat
@@ -54,6 +55,7 @@ class OnnxRuntime:
         """
         SkipNorm()(model)
         UnsignedCodes()(model)
+        Float8Casts()(model)
         declined = {
             # Before MatMulNBits, which would take the same weights for products in float.
             "multiplied by integer operators one by one": MatMulIntegerToFloat()(model),

@@ -23,6 +23,9 @@ PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 # refuses, where DequantizeLinear is not fused.
 EXACT_SUMS = ("session.x64quantprecision", "1")
 _OF_CODES = (b"MatMulInteger", b"_zero_point_unsigned")  # names in a file that multiplies codes
+# ONNX Runtime 1.31 takes a float32 product of E4M3 codes for one of bytes, and then refuses it.
+NO_FUSED_CODES = ("session.disable_quant_qdq", "1")
+_OF_FLOAT8 = (b"input_float8_zero",)
 _CPU = Path("/proc/cpuinfo")
 LOG_FATAL_ONLY = 4  # what it refuses reaches the caller as an exception, in full
 REFUSALS = (
@@ -71,8 +74,10 @@ def inference_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0
-    if _multiplies_codes(model) and saturates():
+    if _names(model, _OF_CODES) and saturates():
         options.add_session_config_entry(*EXACT_SUMS)
+    if _names(model, _OF_FLOAT8):
+        options.add_session_config_entry(*NO_FUSED_CODES)
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=wanted)
     except runtime_errors() as error:
@@ -88,10 +93,10 @@ def saturates(cpu: Path = _CPU) -> bool:
     return "avx" in described and "vnni" not in described
 
 
-def _multiplies_codes(model: Path) -> bool:
-    """Return whether an ONNX file multiplies 8-bit codes; its names say so."""
+def _names(model: Path, names: tuple[bytes, ...]) -> bool:
+    """Return whether an ONNX file has nodes or tensors that are called so."""
     content = model.read_bytes()
-    return any(name in content for name in _OF_CODES)
+    return any(name in content for name in names)
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:

@@ -55,7 +55,10 @@ class Target(Protocol):
         ...
 
     def lower(self, model: ir.Model, context_length: int) -> Lowered:
-        """Rewrite the neutral graph in place for this target."""
+        """Rewrite the neutral graph in place for this target.
+
+        Raises TargetError for what a quantized checkpoint brought that it cannot do.
+        """
         ...
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _NAME = "config.json"
-_MODELOPT = "hf_quant_config.json"
+_QUANTIZATION = "quantization_config"
 _SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
@@ -23,12 +23,12 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
     """Return the configuration of a Hugging Face folder.
 
     With `trust_remote_code`, a folder that brings its own configuration class has it run; without,
-    nothing of the folder is ever run. Raises CheckpointError for a missing, unreadable, impossible
-    or pre-quantized configuration, UnsupportedArchitectureError for an unknown `model_type`.
+    nothing of the folder is ever run. A quantization_config is left out: it tells of the stored
+    tensors, and the model is built in float. Raises CheckpointError for a missing, unreadable or
+    impossible configuration, UnsupportedArchitectureError for an unknown `model_type`.
     """
     path = folder / _NAME
-    fields = _fields(path)
-    _refuse_quantized(path, fields)
+    fields = json_object(path)
     _refuse_impossible_sizes(path, fields)
     # Imported late: transformers takes seconds, and a bad folder is told at once.
     from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
@@ -44,14 +44,18 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
         raise CheckpointError(
             f"{path} is no configuration of {fields.get('model_type')}: {error}"
         ) from error
+    vars(config).pop(_QUANTIZATION, None)
     return config
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the fields of a JSON file of a folder. Raises CheckpointError where it has none."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} holds no {_NAME}. {_hint(path.parent)}") from error
+        raise CheckpointError(
+            f"{path.parent} holds no {path.name}. {_hint(path.parent)}"
+        ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -67,20 +71,6 @@ def _hint(folder: Path) -> str:
     if files := sorted(folder.glob("*.gguf")):
         return f"To read the GGUF file in it, name the file: {files[0]}."
     return "Name the folder that has config.json and the weights, as save_pretrained writes them."
-
-
-def _refuse_quantized(path: Path, fields: dict[str, Any]) -> None:
-    quantization = fields.get("quantization_config") or fields.get("compression_config")
-    quantized_apart = (path.parent / _MODELOPT).is_file()
-    if not quantization and not quantized_apart:
-        return
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    where = "quantization_config" if quantization else f"{_MODELOPT} beside it"
-    raise CheckpointError(
-        f"{path} describes quantized weights ({where}: {method or 'method not stated'}): "
-        "pre-quantized checkpoints are not supported yet. Use the original checkpoint, in float16, "
-        "bfloat16 or float32."
-    )
 
 
 def _refuse_impossible_sizes(path: Path, fields: dict[str, Any]) -> None:

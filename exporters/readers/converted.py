@@ -22,6 +22,9 @@ class Part:
     sources: tuple[str, ...]
     make: Callable[[Sequence[Array]], Array] | None = None
     """Turns the sources' arrays, in their order, into the part; None where one is it as stored."""
+    of_rows: bool = False
+    """Whether `make` only stacks matrices, joins them along N, or splits them along N: then codes
+    and their scales go through it, too."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,12 @@ from gguf.quants import dequantize
 
 from castline.errors import CheckpointError, UnsupportedArchitectureError
 from castline.exporters.readers import gguf_rope
+from castline.exporters.readers.gguf_codes import (
+    SCHEMES,
+    is_linear,
+    matrix_from_blocks,
+    reason_to_unpack,
+)
 from castline.exporters.readers.gguf_config import (
     GgufFamily,
     gguf_config,
@@ -20,6 +26,7 @@ from castline.exporters.readers.gguf_config import (
 )
 from castline.exporters.readers.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from castline.exporters.readers.mapped import Extent, mapped
+from castline.exporters.readers.stored import StoredLinear, StoredMatrix
 from castline.exporters.readers.tensors import BFLOAT16, Array, TensorSpec, named
 
 if TYPE_CHECKING:
@@ -44,7 +51,8 @@ class GgufReader:
 
     float32, float16 and bfloat16 tensors keep their dtype, the quantized ones become float32. Query
     and key rows that llama.cpp reordered for its rotary kernel come back in Hugging Face's order,
-    and norm weights without what it added to them.
+    and norm weights without what it added to them. `stored` names the linears whose codes `matrix`
+    hands out as they are; `dequantized` says of each other quantized tensor why there are none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,17 +68,33 @@ class GgufReader:
         self._fields = model_fields(self.header)
         self._stored = _by_parameter(self.header, self._family)
         self.tensors = {name: self._spec(name) for name in self._stored}
+        quantized = {name: each for name, each in self._stored.items() if each.kind not in _PLAIN}
+        self.stored = {
+            name: StoredLinear(SCHEMES[each.kind], self.tensors[name], {"blocks": each.name})
+            for name, each in quantized.items()
+            if each.kind in SCHEMES and is_linear(name, each.shape)
+        }
+        self.dequantized = {
+            name: reason_to_unpack(name, each.shape, each.kind)
+            for name, each in quantized.items()
+            if name not in self.stored
+        }
 
     def read(self, name: str) -> Array:
         """Return the tensor in Hugging Face's order; a quantized one is unpacked to float32."""
-        tensor = self._stored[name]
-        rows = _stored_rows(self.header, tensor)
-        if heads := self._paired_heads(name):
-            rows = _halves_from_pairs(rows, heads)
-        numbers = _unpacked(rows, tensor)
+        numbers = _unpacked(self._rows(name), self._stored[name])
         if self._family.norm_offset and name.endswith("norm.weight"):
             numbers = numbers - numbers.dtype.type(self._family.norm_offset)
         return numbers
+
+    def matrix(self, name: str) -> StoredMatrix:
+        """Return the codes of a linear that `stored` names, its rows in Hugging Face's order.
+
+        Raises CheckpointError when its scales are NaN or Inf.
+        """
+        tensor = self._stored[name]
+        place = f"{self.header.path}: {tensor.name}"
+        return matrix_from_blocks(place, self._rows(name), tensor.kind)
 
     def file_of(self, name: str) -> Path:  # noqa: ARG002 - the protocol's signature
         """Return the file that holds the tensor."""
@@ -87,6 +111,12 @@ class GgufReader:
             values = _unpacked(_stored_rows(self.header, factors), factors).astype(np.float64)
         rope = gguf_rope.rope_parameters(self.header, self._fields["head_dim"], values)
         return gguf_config(self.header, rope)
+
+    def _rows(self, name: str) -> Array:
+        """Return a tensor as it is stored, its rows in Hugging Face's order."""
+        rows = _stored_rows(self.header, self._stored[name])
+        heads = self._paired_heads(name)
+        return _halves_from_pairs(rows, heads) if heads else rows
 
     def _paired_heads(self, name: str) -> int:
         """Return over how many heads the rows of a tensor are paired, 0 when they are not."""

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from castline.errors import CheckpointError
+from castline.exporters.readers.quantization import SIDE_FILES
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _DESCRIPTION = (
@@ -33,7 +34,7 @@ def download(hub_id: str, *, trust_remote_code: bool = False) -> Path:
     HF_TOKEN are respected. The model's own code is fetched only with `trust_remote_code`. Raises
     CheckpointError when the model is neither reachable nor in the cache.
     """
-    described = _DESCRIPTION + _SENTENCES + (("*.py",) if trust_remote_code else ())
+    described = _DESCRIPTION + SIDE_FILES + _SENTENCES + (("*.py",) if trust_remote_code else ())
     folder = _snapshot(hub_id, described + _SAFETENSORS)
     if any(folder.glob("model*.safetensors")):
         return folder

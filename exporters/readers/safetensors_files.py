@@ -14,7 +14,7 @@ from castline.errors import CheckpointError
 from castline.exporters.readers.mapped import Extent, file_size, mapped, opened
 from castline.exporters.readers.tensors import Array, TensorSpec, refuse
 
-_DTYPES: dict[str, np.dtype[Any]] = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -31,6 +31,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+"""What the format calls a type -> the type."""
 _LENGTH_BYTES = 8  # the file begins with the length of its header, a little-endian uint64
 _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _ADVICE = "Download or write the file again."
@@ -127,9 +128,9 @@ def _entry(entry: object) -> tuple[TensorSpec, int]:
     """Return the spec and the first byte of one header entry; ValueError says what is wrong."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise ValueError("does not tell its dtype, shape and data_offsets")
-    dtype = _DTYPES.get(str(entry["dtype"]))
+    dtype = DTYPES.get(str(entry["dtype"]))
     if dtype is None:
-        raise ValueError(f"has dtype {entry['dtype']}, which is none of {', '.join(_DTYPES)}")
+        raise ValueError(f"has dtype {entry['dtype']}, which is none of {', '.join(DTYPES)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"has shape {shape} at bytes {offsets}, which are not whole numbers")

@@ -15,6 +15,7 @@ from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.catalogue import TARGETS
+from castline.compiler.to_huggingface import HUGGINGFACE
 from castline.errors import GateFailedError, TargetError
 
 # A whole process whose pipeline waits in the middle of writing.
@@ -42,7 +43,7 @@ def test_passes_on_what_was_asked(run: Any, pipeline: Any, tmp_path: Path) -> No
         "compile", "model.gguf", "-o", tmp_path / "out", "--recipe", "w8a16-rtn",
         "--target", "tensorrt-rtx", "--set", "weights.bits=4", "--set", "weights.group_size=64",
         "--dtype", "float16", "--overwrite", "--threads", "2",
-        "--evaluation-text", "held-out.txt",
+        "--evaluation-text", "held-out.txt", "--allow-lossy",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     recipe = pipeline.asked.pop("recipe")
@@ -57,6 +58,8 @@ def test_passes_on_what_was_asked(run: Any, pipeline: Any, tmp_path: Path) -> No
         "dtype": "float16",
         "evaluation_text": "held-out.txt",
         "gate": True,
+        "as_stored": None,
+        "allow_lossy": True,
         "overwrite": True,
         "threads": 2,
         "trust_remote_code": False,
@@ -70,6 +73,18 @@ def test_has_defaults_for_everything_but_the_output(run: Any, pipeline: Any) -> 
     assert pipeline.asked["gate"]
     assert not pipeline.asked["trust_remote_code"]
     assert run("compile", "model.gguf").exit_code == 2
+
+
+def test_a_quantized_checkpoint_is_carried_over_where_nothing_else_is_asked(
+    run: Any, pipeline: Any
+) -> None:
+    assert run("compile", "m", "-o", "o", "--set", "gate.kl_divergence=0.5").exit_code == 0
+    assert pipeline.asked["as_stored"].as_stored
+    assert pipeline.asked["as_stored"].gate.kl_divergence == 0.5
+    assert not pipeline.asked["allow_lossy"]
+    for asked in (["--recipe", "w8a16-rtn"], ["--set", "weights.bits=8"]):
+        assert run("compile", "m", "-o", "o", *asked).exit_code == 0
+        assert pipeline.asked["as_stored"] is None
 
 
 def test_a_plan_brings_its_recipe_unless_one_is_named(
@@ -154,7 +169,7 @@ def test_a_wrong_recipe_is_refused_before_the_pipeline_is_asked(run: Any, pipeli
 
 
 def test_offers_every_target_that_there_is() -> None:
-    assert get_args(Target) == tuple(target.name for target in TARGETS)
+    assert get_args(Target) == (*(target.name for target in TARGETS), HUGGINGFACE)
 
 
 def test_an_unknown_target_is_wrong_usage(run: Any, pipeline: Any) -> None:

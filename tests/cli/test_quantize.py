@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,29 @@ def test_tells_what_was_decided_and_what_loses_most(run: Any, asked: dict[str, A
     assert "1 stay in float: it chooses experts" in lines
     assert lines.index("b 7.5 2,388 12.5") < lines.index("a 31.2 2,388 12.5")
     assert "note: left out: a head" in lines
+
+
+def test_tells_what_awq_narrowed_divided_and_never_reached(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned()
+    (block,) = plan.blocks
+    a, b, router = block.linears
+    linears = (replace(a, clipped=0.25), replace(b, clipped=0.5, unreached=(1, 2)), router)
+    site = replace(block.sites[0], explicit=True)
+    other = replace(block, linears=linears, sites=(site,))
+    outcome = QuantizeOutcome(
+        output=Path("plan"),
+        source="m",
+        recipe="mine",
+        plan=QuantPlan(plan.identity, {"algorithm": "awq"}, (other,)),
+        seconds=1.0,
+    )
+    monkeypatch.setattr("castline.compiler.planning.quantize_model", lambda *_, **__: outcome)
+    found = " ".join(run("quantize", "m", "-o", "plan").stdout.split())
+    assert "quantized by awq; scales folded at 0 of 1 sites, divided in the graph at 1" in found
+    assert "ranges narrowed by search: 37.5 %" in found
+    assert "2 matrices of experts that the text never reached are rounded to nearest" in found
 
 
 def test_json_is_one_document(run: Any, asked: dict[str, Any]) -> None:

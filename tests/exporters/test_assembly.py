@@ -141,3 +141,23 @@ def test_a_read_only_array_is_copied() -> None:
     array.flags.writeable = False
     torch_from_numpy(array).zero_()
     np.testing.assert_array_equal(array, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("operations", "expected"),
+    [
+        ([MergeModulelist(dim=0)], True),
+        ([MergeModulelist(dim=0), Concatenate(dim=1)], True),
+        ([MergeModulelist(dim=0), Concatenate(dim=2)], False),
+        ([Concatenate(dim=0)], True),
+        ([Concatenate(dim=1)], False),
+        ([Chunk(dim=0)], True),
+        ([Chunk(dim=1)], False),
+        ([Transpose(0, 1)], False),
+    ],
+)
+def test_rows_move_where_matrices_are_stacked_joined_or_split_along_them(
+    operations: list[Any], expected: bool
+) -> None:
+    converter = WeightConverter(["a.weight"], "b.weight", operations=operations)
+    assert assembly(converter, "b.weight").moves_rows == expected

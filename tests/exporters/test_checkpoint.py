@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import ClassVar
 
 import gguf
 import huggingface_hub
@@ -19,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from castline.errors import CheckpointError, OutputError, UnsupportedArchitectureError
 from castline.exporters.checkpoint import Checkpoint, is_on_hub, open_checkpoint
+from castline.exporters.readers.stored import StoredScheme
 
 CONFIG = LlamaConfig(
     hidden_size=32,
@@ -289,3 +291,83 @@ def write_gguf(path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+class TestQuantized:
+    """One linear of the model as AWQ stores it; what it stands for is 1 throughout."""
+
+    NAME = "model.layers.0.self_attn.q_proj.weight"
+    QUANTIZATION: ClassVar[dict[str, object]] = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": 16,
+        "zero_point": True,
+    }
+
+    def packed(self, folder: Path, scale: float = 0.5) -> Path:
+        tensors = load_file(folder / "model.safetensors")
+        del tensors[self.NAME]
+        module = self.NAME.removesuffix(".weight")
+        tensors |= {
+            f"{module}.qweight": torch.full((32, 4), 0x33333333, dtype=torch.int32),
+            f"{module}.qzeros": torch.full((2, 4), 0x11111111, dtype=torch.int32),
+            f"{module}.scales": torch.full((2, 32), scale, dtype=torch.float16),
+        }
+        save_file(tensors, folder / "model.safetensors")
+        path = folder / "config.json"
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields["quantization_config"] = self.QUANTIZATION
+        path.write_text(json.dumps(fields), encoding="utf-8")
+        return folder
+
+    def test_a_checkpoint_in_float_has_no_codes(self, folder: Path) -> None:
+        checkpoint = open_checkpoint(folder)
+        assert checkpoint.quantized == checkpoint.dequantized == checkpoint.left_out == {}
+        with pytest.raises(KeyError, match="q_proj"):
+            checkpoint.matrix(self.NAME)
+
+    def test_codes_and_what_they_stand_for_are_both_to_be_had(self, folder: Path) -> None:
+        checkpoint = open_checkpoint(self.packed(folder))
+        assert checkpoint.quantized == {self.NAME: StoredScheme("integer", 4, 16, symmetric=False)}
+        matrix = checkpoint.matrix(self.NAME)
+        assert set(matrix.codes.flat) == {3}
+        assert set(matrix.zero_points.flat) == {1}
+        assert len(list(checkpoint.matrices(self.NAME))) == 1
+        np.testing.assert_array_equal(checkpoint.read(self.NAME), np.ones((32, 32), np.float16))
+
+    def test_scales_that_are_not_finite_are_named_with_their_file(self, folder: Path) -> None:
+        checkpoint = open_checkpoint(self.packed(folder, scale=float("inf")))
+        for read in (checkpoint.read, checkpoint.matrix):
+            with pytest.raises(
+                CheckpointError, match=r"safetensors: .*q_proj\.scales holds 64 of 64"
+            ):
+                read(self.NAME)
+
+    def test_the_configuration_of_the_model_is_that_of_one_in_float(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        checkpoint = open_checkpoint(self.packed(folder))
+        checkpoint.save_config(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        assert "quantization_config" not in saved
+
+    def test_packed_tensors_need_a_configuration(self, folder: Path) -> None:
+        path = self.packed(folder) / "config.json"
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        del fields["quantization_config"]
+        path.write_text(json.dumps(fields), encoding="utf-8")
+        with pytest.raises(CheckpointError, match="has no quantization_config that"):
+            open_checkpoint(folder)
+
+    def test_a_file_that_says_how_the_weights_are_stored_is_hashed_too(self, folder: Path) -> None:
+        path = self.packed(folder) / "config.json"
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        old = fields.pop("quantization_config") | {"w_bit": 4}
+        path.write_text(json.dumps(fields), encoding="utf-8")
+        (folder / "quant_config.json").write_text(json.dumps(old), encoding="utf-8")
+        (folder / "quantize_config.json").write_text('{"of": "another tool"}', encoding="utf-8")
+        names = ("model.safetensors", "config.json", "quant_config.json")
+        content = b"".join((folder / name).read_bytes() for name in names)
+        checkpoint = open_checkpoint(folder)
+        assert checkpoint.sha256() == hashlib.sha256(content).hexdigest()
+        assert checkpoint.hashed_bytes == len(content)

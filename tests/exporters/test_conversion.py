@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from castline.errors import CheckpointError
 from castline.exporters.checkpoint import Checkpoint, TensorSpec
 from castline.exporters.conversion import Conversion, converted
+from castline.exporters.readers.stored import StoredLinear, StoredMatrix, StoredScheme
+from castline.exporters.readers.stored_codes import CodesOfReader
 
 SIZES: dict[str, Any] = {
     "vocab_size": 32,
@@ -75,8 +78,11 @@ def own(model: PreTrainedModel) -> dict[str, np.ndarray]:
 
 def conversion(model: PreTrainedModel, arrays: Mapping[str, np.ndarray]) -> Conversion:
     checkpoint = Checkpoint("tiny", model.config, Memory(arrays), cast(Any, None), None)
-    shapes = {name: array.shape for name, array in own(model).items()}
-    return converted(checkpoint, model, shapes)
+    return converted(checkpoint, model, shapes_of(model))
+
+
+def shapes_of(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in own(model).items()}
 
 
 def assert_shows(model: PreTrainedModel, arrays: Mapping[str, np.ndarray]) -> Conversion:
@@ -325,3 +331,48 @@ def test_a_wrong_number_is_told_by_the_name_and_file_of_its_part() -> None:
         found.read(GATE_UP)
     with pytest.raises(CheckpointError, match=rf"{part}\.npy: {part} holds 384 of 384 "):
         list(found.parts(GATE_UP))
+
+
+class Signs:
+    """Tensors in memory, of which the matrices of experts stand for codes with a scale a row."""
+
+    def __init__(self, memory: Memory) -> None:
+        spec = TensorSpec((1, 1), np.dtype(np.float32))
+        scheme = StoredScheme("integer", 8, "per-channel", symmetric=True)
+        names = [name for name in memory.arrays if ".experts." in name]
+        self.stored = {name: StoredLinear(scheme, spec, {}) for name in names}
+        self.dequantized: dict[str, str] = {}
+        self._arrays = memory.arrays
+
+    def matrix(self, name: str) -> StoredMatrix:
+        weight = self._arrays[name]
+        return StoredMatrix(np.sign(weight).astype(np.int8), np.abs(weight[:, :1]))
+
+
+def test_the_codes_of_experts_are_stacked_as_their_weights_are() -> None:
+    model = random_model("mixtral")
+    memory = Memory(stored_by(model))
+    checkpoint = Checkpoint("tiny", model.config, memory, cast(Any, None), None)
+    checkpoint = replace(checkpoint, codes=CodesOfReader(Signs(memory)))
+    found = converted(checkpoint, model, shapes_of(model)).checkpoint
+    assert found.quantized.keys() == {
+        f"model.layers.{layer}.mlp.experts.{stack}"
+        for layer in (0, 1)
+        for stack in ("gate_up_proj", "down_proj")
+    }
+    matrices = list(found.matrices(GATE_UP))
+    weights = found.read(GATE_UP)
+    assert len(matrices) == len(weights) == 3
+    for matrix, weight in zip(matrices, weights, strict=True):
+        np.testing.assert_array_equal(matrix.codes, np.sign(weight))
+        np.testing.assert_array_equal(matrix.scales, np.abs(weight[:, :1]))
+
+
+def test_a_bias_of_zeros_beside_codes_is_left_out_where_the_model_has_none() -> None:
+    model = random_model("mixtral")
+    bias = f"{EXPERT}.0.w1.bias"
+    memory = Memory(stored_by(model) | {bias: np.zeros(24, np.float32)})
+    plain = Checkpoint("tiny", model.config, memory, cast(Any, None), None)
+    quantized = replace(plain, codes=CodesOfReader(Signs(Memory(stored_by(model)))))
+    assert bias in converted(plain, model, shapes_of(model)).checkpoint.tensors
+    assert bias not in converted(quantized, model, shapes_of(model)).checkpoint.tensors

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def test_weights_that_are_tied_in_the_configuration_alone_stay_apart(
     assert config.tie_word_embeddings
     runtime = session(write_model(exported.model, tmp_path))
     assert max(differences(llama.model, lambda f: runtime.run(None, f)).values()) < 1e-4
+
+
+def test_what_the_checkpoint_left_out_is_noted_by_reason(sample: Callable[[str], Any]) -> None:
+    left_out = {"a.k_scale": "a scale of a cache", "b": "no use", "a.v_scale": "a scale of a cache"}
+    exported = export(replace(sample("llama").checkpoint(), left_out=left_out))
+    assert exported.notes == (
+        "left out, a scale of a cache: a.k_scale, a.v_scale",
+        "left out, no use: b",
+    )
+    assert HEAD in exported.checkpoint.tensors
 
 
 def test_an_unknown_architecture_is_refused_before_anything_is_read(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config, PreTrainedModel
 
-from castline.exporters.leftovers import not_derived, of_heads
+from castline.exporters.leftovers import not_derived, of_heads, zero_biases
 from castline.exporters.readers.tensors import TensorSpec
 
 
@@ -68,3 +71,16 @@ def test_a_head_lies_beside_the_parts_of_a_base_model(
 
 def test_a_model_with_a_head_takes_nothing_for_another(gpt2: PreTrainedModel) -> None:
     assert of_heads(gpt2, {"score.weight": "score.weight"}) == ()
+
+
+def test_biases_of_zeros_are_told_where_their_weight_is_quantized() -> None:
+    arrays = {
+        "a.bias": np.zeros(4, np.float16),
+        "b.bias": np.array([0, 1], np.float16),
+        "c.bias": np.zeros(4, np.float16),
+        "a.other": np.zeros(4, np.float16),
+    }
+    checkpoint = SimpleNamespace(
+        quantized={"a.weight": None, "b.weight": None}, read=arrays.__getitem__
+    )
+    assert zero_biases(cast(Any, checkpoint), arrays) == {"a.bias"}

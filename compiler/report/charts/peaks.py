@@ -1,4 +1,4 @@
-"""Draw the largest values of each channel at a site, before and after smoothing."""
+"""Draw the largest values of each channel at a site, before and after scaling."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _panel(axes: Axes, label: str, before: Array, after: Array | None) -> None:
     axes.set_ylabel(label)
     _line(axes, before, "before" if after is not None else "peak", LINES[1])
     if after is not None:
-        _line(axes, after, "after smoothing", LINES[0])
+        _line(axes, after, "after scaling", LINES[0])
     axes.set_xlim(0, before.size - 1 or 1)
 
 
@@ -90,5 +90,5 @@ def _thinned(peaks: Array) -> tuple[Array, Array]:
 
 
 def _change(what: str, before: Array, after: Array | None) -> str:
-    then = "" if after is None else f", after smoothing {significant(float(after.max()))}"
+    then = "" if after is None else f", after scaling {significant(float(after.max()))}"
     return f"{what} peak at {significant(float(before.max()))}{then}"

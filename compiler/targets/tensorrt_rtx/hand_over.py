@@ -6,6 +6,8 @@ from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
+import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, InlinePass
 
 from castline.compiler.targets.tensorrt_rtx.reading import external_files, read_proto
 
@@ -15,7 +17,11 @@ DECOMPOSABLE = "TRT_decomposable"
 
 
 def hand_over(model: Path, folder: Path) -> Path:
-    """Return the file for TensorRT: `model` itself, or a copy in `folder` where marks are due.
+    """Return the file for TensorRT: `model` itself, or a copy in `folder` where edits are due.
+
+    Nodes of Castline's ops become what they are made of: TensorRT's parser gives the nodes of a
+    function's body one name each time, and refuses a second DequantizeLinear of the same name. What
+    several of them compute alike, as the sums of what they read, is computed once.
 
     Every Attention node gets the integer attribute TRT_decomposable = 1: without it the build ends
     where no dedicated kernel exists, which is so in float32, at head sizes below 16 and above 256,
@@ -26,10 +32,11 @@ def hand_over(model: Path, folder: Path) -> Path:
     Raises:
         TargetError: the file or its weight file is missing, or is not ONNX.
     """
-    proto = read_proto(model)
+    original = read_proto(model)
+    proto = _inlined(original)
     graph = gs.import_onnx(proto)
     due = [n for n in graph.nodes if n.op == "Attention" and not n.domain and not _is_marked(n)]
-    if not due:
+    if not due and proto is original:
         return model
     for node in due:
         node.attrs[DECOMPOSABLE] = 1
@@ -41,6 +48,15 @@ def hand_over(model: Path, folder: Path) -> Path:
     for name in external_files(proto):
         _link(folder / name, model.parent / name)
     return copy
+
+
+def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    if not proto.functions:
+        return proto
+    model = ir.from_proto(proto)
+    InlinePass()(model)
+    CommonSubexpressionEliminationPass()(model)
+    return ir.to_proto(model)
 
 
 def _is_marked(node: gs.Node) -> bool:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from castline.errors import TargetError
+from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 from castline.plugins.op import DOMAIN
 
 
@@ -70,6 +71,13 @@ def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     for function in model.functions.values():
         if function.domain != DOMAIN:
             yield from ir.traversal.RecursiveGraphIterator(function)
+
+
+def low_bit_codes(node: ir.Node) -> ir.Value | None:
+    """Return the codes that a node turns into weights, or multiplies by; None for another node."""
+    if node.op_type == "DequantizeLinear" and node.domain == "":
+        return node.inputs[0]
+    return node.inputs[1] if LINEAR_W4A16.is_op_of(node) else None
 
 
 def node_name(node: ir.Node) -> str:

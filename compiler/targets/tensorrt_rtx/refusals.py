@@ -9,11 +9,21 @@ from pathlib import Path
 import onnx_ir as ir
 
 from castline.compiler.targets.tensorrt_rtx.hand_over import DECOMPOSABLE
-from castline.compiler.targets.tensorrt_rtx.reading import all_nodes, node_name, read_graph
+from castline.compiler.targets.tensorrt_rtx.reading import (
+    all_nodes,
+    low_bit_codes,
+    node_name,
+    read_graph,
+)
+from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 from castline.plugins.op import DOMAIN
 
 NATIVE_INT4_BLOCKS = (32, 64, 128)
 NAMES_SHOWN = 8
+_EXPANDED_BY_ACTIVATIONS = (
+    "where activations are quantized, weights in groups or of 4 bits are expanded to 16 bits; "
+    "weights of 8 bits with a scale per channel or per tensor stay int8"
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ def _contrib_operator(node: ir.Node, model: ir.Model) -> str | None:
 
 
 def _our_operator(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 - a Rule
-    if node.domain != DOMAIN:
+    if node.domain != DOMAIN or LINEAR_W4A16.is_op_of(node):  # the parser takes its body
         return None
     return (
         "activations quantized at run time need a plugin that Castline does not have yet; use "
@@ -113,7 +123,10 @@ def _zero_point(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 -
     if constant is None:
         return "its zero point is computed in the graph; only constant zeros are accepted"
     if constant.numpy().any():
-        return "its zero points are not zero; use a symmetric recipe for this target"
+        return (
+            "its zero points are not zero; outside of products with 4-bit weights there is no way "
+            "round that, so use a symmetric recipe for this target"
+        )
     return None
 
 
@@ -141,11 +154,11 @@ def _float32_attention(node: ir.Node, model: ir.Model) -> str | None:  # noqa: A
 
 
 def _int4_block(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 - a Rule
-    if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+    codes = low_bit_codes(node)
+    if codes is None or codes.dtype != ir.DataType.INT4:
         return None
-    block = node.attributes.get("block_size")
-    size = block.as_int() if block is not None else 0
-    if node.inputs[0].dtype != ir.DataType.INT4 or size in NATIVE_INT4_BLOCKS:
+    size = node.attributes.get_int("block_size", 0)
+    if size in NATIVE_INT4_BLOCKS:
         return None
     kind = f"int4 blocks of {size}" if size else "int4 without blocks"
     return f"{kind} may be expanded to 16 bits; blocks of 32, 64 or 128 stay int4"
@@ -153,6 +166,8 @@ def _int4_block(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 -
 
 def _expanded_by_activations(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001
     """Remark weights that are expanded since what they multiply is quantized, too."""
+    if LINEAR_W4A16.is_op_of(node) and _is_dequantized(node.inputs[0]):
+        return _EXPANDED_BY_ACTIVATIONS
     if node.op_type != "MatMul" or node.domain != "" or not _is_dequantized(node.inputs[0]):
         return None
     weight = node.inputs[1].producer() if node.inputs[1] is not None else None
@@ -161,10 +176,7 @@ def _expanded_by_activations(node: ir.Node, model: ir.Model) -> str | None:  # n
     grouped = weight.attributes.get_int("block_size", 0) > 0
     if weight.inputs[0].dtype == ir.DataType.INT8 and not grouped:
         return None
-    return (
-        "where activations are quantized, weights in groups or of 4 bits are expanded to 16 bits; "
-        "weights of 8 bits with a scale per channel or per tensor stay int8"
-    )
+    return _EXPANDED_BY_ACTIVATIONS
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:

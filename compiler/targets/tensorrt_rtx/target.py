@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from castline.compiler.passes.linear_w4a16 import LinearW4A16
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.target import Built, Lowered
 from castline.compiler.targets.tensorrt_rtx.build import build_engine
@@ -20,7 +21,10 @@ from castline.compiler.targets.tensorrt_rtx.environment import (
     runnable_here,
 )
 from castline.compiler.targets.tensorrt_rtx.profile import Profile, fitted
-from castline.compiler.targets.tensorrt_rtx.unsupported import unsupported
+from castline.compiler.targets.tensorrt_rtx.unsupported import (
+    unsupported,
+    unsupported_products,
+)
 from castline.compiler.targets.write import MODEL
 from castline.errors import TargetError
 from castline.progress import Progress
@@ -31,7 +35,7 @@ DEFAULT_CAPABILITIES = "8.0, 8.6, 8.9, 12.0 and later (TensorRT-RTX's default)"
 
 @dataclass(frozen=True)
 class TensorRTRTX:
-    """Strongly typed engines; symmetric INT4 weights in groups stay INT4 inside.
+    """Strongly typed engines; INT4 weights in groups stay INT4 inside.
 
     INT8 weights with a scale a channel, or one, stay INT8, and multiply INT8 activations where
     those have static scales.
@@ -53,8 +57,19 @@ class TensorRTRTX:
         """TensorRT-RTX takes float32, float16 and bfloat16 alike."""
 
     def lower(self, model: ir.Model, context_length: int) -> Lowered:  # noqa: ARG002
-        """Leave the neutral graph as it is: its standard operators are TensorRT's native form."""
-        return Lowered()
+        """Let products take zero-points as offsets, since TensorRT has symmetric INT4 alone.
+
+        The rest stays: the standard operators of the neutral graph are TensorRT's native form.
+        Raises TargetError for activations that a checkpoint has quantized at run time.
+        """
+        if refused := unsupported_products(model):
+            raise TargetError("\n".join(refused))
+        products = LinearW4A16()(model)
+        if not products:
+            return Lowered()
+        return Lowered(
+            (f"zero-points of {products} products added as offsets, which changes no weight",)
+        )
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:
         """Build model.engine beside the ONNX model."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from castline.compiler.targets.tensorrt_rtx.reading import all_nodes, read_graph
+from castline.compiler.targets.tensorrt_rtx.reading import all_nodes, low_bit_codes, read_graph
 
 KEPT_SHARE = 0.5
 # What comes with the weights (kernels, descriptions): 0.2 MB for a matrix, 52 MB for 30 layers.
@@ -40,7 +40,7 @@ class WeightJudgement:
 def weight_bytes(model: Path) -> WeightBytes:
     """Return the bytes of the initializers of `model`, weights unread.
 
-    Expanded, a weight that goes through DequantizeLinear has the width of that node's output.
+    Expanded, a weight that is dequantized has the width of what its node puts out.
 
     Raises:
         TargetError: the file or its weight file is missing, or is not ONNX.
@@ -53,7 +53,7 @@ def weight_bytes(model: Path) -> WeightBytes:
     }
     expanded = dict(stored)
     for node in all_nodes(graph_model):
-        weight = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        weight = low_bit_codes(node)
         if weight is None or weight.name not in stored or weight.const_value is None:
             continue
         result = node.outputs[0].dtype or ir.DataType.FLOAT16

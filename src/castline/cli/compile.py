@@ -31,8 +31,10 @@ from castline.cli.options import (
 from castline.cli.quantize import calibration_overrides
 from castline.cli.shown_progress import shown_progress
 
-Target = Literal["onnx", "onnxruntime", "tensorrt-rtx"]
+Target = Literal["onnx", "onnxruntime", "tensorrt-rtx", "huggingface"]
 DEFAULT_RECIPE = "w4a16-rtn"
+AS_STORED = "as-stored"
+"""The default for a checkpoint that is quantized already."""
 PLAN_STAYS = (
     "interrupted: nothing was published. The blocks that were searched stay in OUT.plan, and the "
     "same command goes on from there."
@@ -50,7 +52,7 @@ def compile_checkpoint(
             "-r",
             metavar="NAME|FILE",
             help="How to quantize: a preset (castline recipes lists them) or a YAML file. "
-            f"Default: {DEFAULT_RECIPE}, or the plan's.",
+            f"Default: {DEFAULT_RECIPE}, or {AS_STORED} if it is quantized, or the plan's.",
         ),
     ] = None,
     target: Annotated[
@@ -59,7 +61,8 @@ def compile_checkpoint(
             "--target",
             "-t",
             help="onnx: standard operators, runs anywhere. onnxruntime: its fast kernels, and "
-            "onnxruntime-genai. tensorrt-rtx: an engine for NVIDIA GPUs, built without one.",
+            "onnxruntime-genai. tensorrt-rtx: an engine for NVIDIA GPUs, built without one. "
+            "huggingface: a checkpoint for vLLM and transformers, as compressed-tensors has it.",
         ),
     ] = "onnxruntime",
     overrides: Overrides = None,
@@ -81,6 +84,13 @@ def compile_checkpoint(
     no_gate: Annotated[
         bool, typer.Option("--no-gate", help="Publish without comparing with the original.")
     ] = False,
+    allow_lossy: Annotated[
+        bool,
+        typer.Option(
+            "--allow-lossy",
+            help="Compile even where codes of a quantized checkpoint change, and say what it cost.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -89,6 +99,10 @@ def compile_checkpoint(
     debug: Debug = False,
 ) -> None:
     """Quantize a checkpoint, compile it for a target, and check it against the original.
+
+    Of a checkpoint that is quantized already (AWQ, GPTQ, compressed-tensors, ModelOpt, GGUF) codes,
+    scales and zero-points are carried over unchanged, unless another recipe is given; that takes
+    --allow-lossy.
 
     A recipe that takes scales or ranges from a text is searched first, block by block; castline
     quantize does that alone, and --plan uses what it found.
@@ -107,8 +121,11 @@ def compile_checkpoint(
         from castline.compiler.recipes.load import load_recipe
 
         changes = [*(overrides or ()), *calibration_overrides({"text": calibration_text})]
+        as_stored = None
         if plan is None or recipe is not None:
             loaded = load_recipe(recipe or DEFAULT_RECIPE, changes)
+            if recipe is None and all(change.startswith("gate") for change in changes):
+                as_stored = load_recipe(AS_STORED, changes)
         else:
             from castline.compiler.planning import planned_recipe
 
@@ -122,12 +139,14 @@ def compile_checkpoint(
                 source,
                 output,
                 recipe=loaded,
+                as_stored=as_stored,
                 target=target,
                 plan=plan,
                 device=device,
                 dtype=dtype,
                 evaluation_text=evaluation_text,
                 gate=not no_gate,
+                allow_lossy=allow_lossy,
                 overwrite=overwrite,
                 threads=threads,
                 trust_remote_code=trust_remote_code,

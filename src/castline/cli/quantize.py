@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,7 +26,7 @@ from castline.cli.options import (
     TrustRemoteCode,
 )
 from castline.cli.shown_progress import shown_progress
-from castline.compiler.report.numbers import duration, significant
+from castline.compiler.report.numbers import duration, percentage, significant
 
 if TYPE_CHECKING:
     from castline.compiler.report.quantize_outcome import QuantizeOutcome
@@ -118,20 +118,36 @@ def calibration_overrides(given: Mapping[str, object]) -> list[str]:
     ]
 
 
+def _summary(outcome: QuantizeOutcome) -> Iterator[str]:
+    plan, facts = outcome.plan, outcome.plan.identity.calibration
+    by = f" by {outcome.algorithm}" if outcome.algorithm else ""
+    divided = f", divided in the graph at {outcome.divided}" if outcome.divided else ""
+    yield (
+        f"{len(outcome.quantized)} of {len(plan.linears)} linears in {len(plan.blocks)} blocks "
+        f"quantized{by}; scales folded at {outcome.folded} of {len(plan.sites)} sites{divided}"
+    )
+    if outcome.clipped is not None:
+        yield f"ranges narrowed by search: {percentage(outcome.clipped)}"
+    yield (
+        f"calibrated on {facts.samples} samples of {facts.length} tokens: {facts.source}, "
+        f"SHA-256 {facts.sha256[:12]}"
+    )
+    unreached = sum(map(len, outcome.unreached.values()))
+    if unreached:
+        yield (
+            f"{unreached} matrices of experts that the text never reached are rounded to nearest; "
+            "a longer text (--samples) may reach them"
+        )
+    for reason, count in outcome.kept.items():
+        yield f"{count} stay in float: {reason}"
+
+
 def _show(outcome: QuantizeOutcome) -> None:
     from castline.cli.tables import out
 
     console = out()
     console.print(Text(f"{outcome.output}: {outcome.source}, {outcome.recipe}", style="bold"))
-    plan, facts = outcome.plan, outcome.plan.identity.calibration
-    lines = [
-        f"{len(outcome.quantized)} of {len(plan.linears)} linears in {len(plan.blocks)} blocks "
-        f"quantized; scales folded at {outcome.folded} of {len(plan.sites)} sites",
-        f"calibrated on {facts.samples} samples of {facts.length} tokens: {facts.source}, "
-        f"SHA-256 {facts.sha256[:12]}",
-        *(f"{count} stay in float: {reason}" for reason, count in outcome.kept.items()),
-    ]
-    for line in lines:
+    for line in _summary(outcome):
         console.print(Text(line))
     worst = outcome.worst(SHOWN_LINEARS)
     if worst:

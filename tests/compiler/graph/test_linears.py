@@ -47,6 +47,28 @@ def test_an_output_by_another_name_is_not_the_head() -> None:
     assert [linear.is_head for linear in linears(model)] == [False, False]
 
 
+def test_logits_that_are_scaled_and_capped_still_come_of_the_head() -> None:
+    model = ir.from_onnx_text(
+        TWO_LINEARS.replace(
+            "    logits = MatMul (hidden, turned)",
+            """
+            raw = MatMul (hidden, turned)
+            scale = Constant <value_float = 0.5> ()
+            scaled = Mul (raw, scale)
+            logits = Tanh (scaled)
+            """,
+        )
+    )
+    assert [linear.is_head for linear in linears(model)] == [False, True]
+
+
+def test_behind_a_head_that_is_another_operator_there_is_no_other() -> None:
+    model = ir.from_onnx_text(
+        TWO_LINEARS.replace("logits = MatMul (hidden, turned)", "logits = Gemm (hidden, turned)")
+    )
+    assert [linear.is_head for linear in linears(model)] == [False]
+
+
 def test_names_are_those_of_the_checkpoint() -> None:
     model = ir.from_onnx_text(TWO_LINEARS)
     tensor = ir.Tensor(np.zeros((4, 8), np.float32), name="model.layers.0.mlp.up_proj.weight")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +15,8 @@ import pytest
 
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.round_to_nearest import dequantize, quantize
+from castline.compiler.quant.given import GivenCodes
+from castline.compiler.quant.round_to_nearest import QuantizedMatrix, dequantize, quantize
 from castline.compiler.quant.scheme import GroupSize, WeightScheme
 
 Write = Callable[[ir.Model], Path]
@@ -198,3 +201,56 @@ def test_twice_changes_nothing_more() -> None:
     once = operators(model)
     assert MatMulNBits()(model) == {}
     assert operators(model) == once
+
+
+def given_with_offsets(k: int, group: int) -> tuple[GivenCodes, QuantizedMatrix]:
+    shape = (k // group, N)
+    matrix = QuantizedMatrix(
+        RANDOM.integers(-8, 8, (k, N)).astype(np.int8),
+        RANDOM.uniform(-1, 1, shape).astype(np.float16),  # GGUF has scales below zero
+        None,
+        RANDOM.standard_normal(shape).astype(np.float32),
+    )
+    return GivenCodes(WeightScheme(4, group, True), lambda: (matrix,), has_offsets=True), matrix
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+@pytest.mark.parametrize("group", [16, 32, 128, 512])
+def test_codes_with_offsets_are_multiplied_as_codes(written: Write, group: int, dtype: str) -> None:
+    model = linear(512, dtype=dtype)
+    given, matrix = given_with_offsets(512, group)
+    QuantizeWeights(None, given={"weight": given})(model)
+    assert MatMulNBits(accuracy_level=1)(model) == {}
+    assert Counter(operators(model))["MatMulNBits"] == 1
+    assert "LinearW4A16" not in operators(model)
+    x = RANDOM.standard_normal((3, 512)).astype(np.float32 if dtype == "float" else np.float16)
+    expected = x.astype(np.float32) @ dequantize(matrix)
+    found = run(written(model), x).astype(np.float32)
+    tolerance = 1e-5 if dtype == "float" else 4e-3
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def test_products_that_read_one_value_share_the_sums_of_its_groups(
+    tiny: Callable[[str], Any],
+) -> None:
+    model = tiny("llama").model()
+    layer = "model.layers.0.self_attn"
+    matrix = QuantizedMatrix(*3 * [np.zeros(0)], np.zeros(0))
+    given = GivenCodes(WeightScheme(4, 32, True), lambda: (matrix,), has_offsets=True)
+    names = [f"{layer}.{part}_proj.weight" for part in "qkvo"]
+    QuantizeWeights(None, given=dict.fromkeys(names, given))(model)
+    MatMulNBits()(model)
+    counted = Counter(operators(model))
+    assert (counted["MatMulNBits"], counted["ReduceSum"]) == (4, 2), "q, k, v; and o"
+
+
+def test_groups_beyond_the_largest_block_are_repeated(written: Write) -> None:
+    model = linear(1024)
+    scheme = WeightScheme(4, 512, False)
+    expected_weights = dequantize(quantize(weight_of(model), scheme))
+    QuantizeWeights(scheme)(model)
+    assert MatMulNBits(accuracy_level=1)(model) == {}
+    assert model.graph[0].attributes.get_int("block_size") == 256
+    x = RANDOM.standard_normal((3, 1024)).astype(np.float32)
+    expected = x @ expected_weights
+    assert np.abs(run(written(model), x) - expected).max() <= 1e-5 * np.abs(expected).max()

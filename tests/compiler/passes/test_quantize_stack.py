@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import onnx_ir as ir
 import pytest
 
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.round_to_nearest import dequantize, quantize
+from castline.compiler.quant.given import GivenCodes
+from castline.compiler.quant.round_to_nearest import QuantizedMatrix, dequantize, quantize
 from castline.compiler.quant.scheme import WeightScheme
 
 Run = Callable[..., list[np.ndarray]]
@@ -91,3 +93,37 @@ def test_a_second_time_changes_nothing(mixture: Any) -> None:
 
 def test_the_head_is_not_the_experts(mixture: Any) -> None:
     assert QuantizeWeights(WeightScheme(4, 32, True), head=True)(mixture().model()).names == []
+
+
+@pytest.mark.parametrize("offsets", [False, True])
+def test_given_codes_of_experts_are_read_one_expert_at_a_time(
+    mixture: Any, routed: Any, run_mixture: Run, offsets: bool
+) -> None:
+    experts = mixture()
+    read: list[str] = []
+    random = np.random.default_rng(3)
+
+    def given(name: str, stack: np.ndarray) -> tuple[GivenCodes, np.ndarray]:
+        matrices = [quantize(matrix, WeightScheme(4, 32, True)) for matrix in stack]
+        if offsets:
+            shape = matrices[0].scales.shape
+            added = [random.standard_normal(shape).astype(np.float32) / 50 for _ in matrices]
+            matrices = [replace(m, offsets=a) for m, a in zip(matrices, added, strict=True)]
+
+        def each() -> Iterator[QuantizedMatrix]:
+            for matrix in matrices:
+                read.append(name)
+                yield matrix
+
+        codes = GivenCodes(WeightScheme(4, 32, True), each, has_offsets=offsets)
+        return codes, np.stack([dequantize(matrix) for matrix in matrices])
+
+    gate_up, gate_up_weights = given("gate_up", experts.gate_up)
+    down, down_weights = given("down", experts.down)
+    model = experts.model()
+    QuantizeWeights(None, given={"gate_up": gate_up, "down": down})(model)
+    assert read == []
+    case = routed(experts)["forty tokens"]
+    (found,) = run_mixture(model, case)
+    exact = experts.computed(*case, gate_up_weights, down_weights)
+    assert np.abs(found - exact).max() <= 1e-5 * np.abs(exact).max()

@@ -18,7 +18,8 @@ import torch
 
 from castline.compiler.check.original import OriginalModel
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.round_to_nearest import dequantize, quantize
+from castline.compiler.quant.given import GivenCodes
+from castline.compiler.quant.round_to_nearest import QuantizedMatrix, dequantize, quantize
 from castline.compiler.quant.scheme import GroupSize, RangeMethod, WeightScheme
 from castline.compiler.targets.write import write_model
 from castline.exporters.checkpoint import Checkpoint
@@ -296,3 +297,49 @@ def test_routers_and_gates_of_one_output_stay_in_float() -> None:
         "1 matrix stays in float: it has a single output",
     )
     assert {"router", "gate"} <= set(model.graph.initializers)
+
+
+def given_codes(k: int, n: int, *, offsets: bool = False) -> tuple[GivenCodes, QuantizedMatrix]:
+    """Return codes that no rounding would give."""
+    codes = RANDOM.integers(-8, 8, (k, n)).astype(np.int8)
+    scales = RANDOM.uniform(0.1, 1, (k // 32, n)).astype(np.float16)
+    added = RANDOM.standard_normal((k // 32, n)).astype(np.float32) if offsets else None
+    matrix = QuantizedMatrix(codes, scales, None, added)
+    return GivenCodes(WeightScheme(4, 32, True), lambda: (matrix,), has_offsets=offsets), matrix
+
+
+@pytest.mark.parametrize("scheme", [WeightScheme(8, "per-channel", False), None])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("offsets", [False, True])
+def test_given_codes_are_placed_whatever_the_scheme_says(
+    written: Write, offsets: bool, transposed: bool, scheme: WeightScheme | None
+) -> None:
+    model = linear(64, transposed=transposed)
+    given, matrix = given_codes(64, 6, offsets=offsets)
+    kept = {"weight": "the recipe keeps it"}
+    done = QuantizeWeights(scheme, kept=kept, given={"weight": given})(model)
+    assert (done.names, done.left) == (["weight"], {})
+    operators = [node.op_type for node in model.graph if node.op_type != "Gather"]
+    assert operators == (["LinearW4A16"] if offsets else ["DequantizeLinear", "MatMul"])
+    x = RANDOM.standard_normal((3, 64)).astype(np.float32)
+    feed = {"i": np.array(0, np.int64)} if transposed else {}
+    found = run(written(model), x=x, **feed)
+    np.testing.assert_allclose(found, x @ dequantize(matrix), rtol=1e-4, atol=1e-4)
+    assert ("weight" in model.graph.initializers) == transposed, "Gather reads it still"
+
+
+def test_without_a_scheme_only_given_codes_are_placed(tiny: Callable[[str], Any]) -> None:
+    model = tiny("llama").model()
+    given, _ = given_codes(128, 128)
+    name = "model.layers.1.self_attn.o_proj.weight"
+    done = QuantizeWeights(None, given={name: given})(model)
+    assert done.names == [name]
+    assert done.notes(None) == ("13 matrices stay in float: the checkpoint stores it in float",)
+
+
+def test_given_codes_of_the_head_are_placed_with_the_head(tiny: Callable[[str], Any]) -> None:
+    model = tiny("llama").model()
+    given, _ = given_codes(128, 160)
+    head = {"lm_head.weight": given}
+    assert QuantizeWeights(None, given=head)(model).names == []
+    assert QuantizeWeights(None, head=True, given=head)(model).names == ["lm_head.weight"]

@@ -43,6 +43,8 @@ def smoothed(name: str) -> PlannedSite:
         declined=None,
         error=0.01,
         error_before=0.1 + 0.2,
+        inspected="mlp",
+        explicit=True,
     )
 
 
@@ -65,7 +67,9 @@ def block() -> Callable[..., PlannedBlock]:
             index,
             name,
             (
-                PlannedLinear(f"{name}.q.weight", INT8, STATIC, parameters, None, 40, 1 / 3, 9, 8),
+                PlannedLinear(
+                    f"{name}.q.weight", INT8, STATIC, parameters, None, 40, 1 / 3, 9, 8, 0.1, (2, 5)
+                ),
                 PlannedLinear(
                     f"{name}.k.weight", INT4, None, None, None, math.inf, math.inf, 0.0, 0.0
                 ),

@@ -10,7 +10,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from castline.compiler.quant.packing import packed_codes, packed_zero_points, unsigned
+from castline.compiler.quant.packing import (
+    halves,
+    packed_codes,
+    packed_halves,
+    packed_zero_points,
+    unsigned,
+)
 from castline.compiler.targets.runtime import LOG_FATAL_ONLY
 
 RANDOM = np.random.default_rng(0)
@@ -113,3 +119,20 @@ def multiplied(
     )
     (result,) = session.run(None, {"x": activations})
     return result
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("shape", [(3, 8), (3, 7), (2, 3, 5), (4, 1)])
+def test_halves_round_trip(shape: tuple[int, ...], signed: bool) -> None:
+    low, high, code_type = (-8, 8, np.int8) if signed else (0, 16, np.uint8)
+    codes = RANDOM.integers(low, high, shape).astype(code_type)
+    packed = packed_halves(codes.view(np.uint8))
+    assert packed.shape == (*shape[:-1], (shape[-1] + 1) // 2)
+    found = halves(packed, shape[-1], signed=signed)
+    assert found.dtype == code_type
+    np.testing.assert_array_equal(found, codes)
+
+
+def test_the_even_code_is_in_the_low_half_and_the_last_is_padded() -> None:
+    codes = np.array([[1, -1, -8]], np.int8).view(np.uint8)
+    assert packed_halves(codes).tolist() == [[0xF1, 0x08]]

@@ -84,6 +84,67 @@ def test_what_does_not_go_together_is_said(override: str, complaint: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("scaling.steps=0", "scaling.steps: expected a whole number from 1 to 1000"),
+        ("scaling.sites=[norm, gate]", "scaling.sites: expected a list of the sites"),
+        ("scaling.explicit=1", "scaling.explicit: expected true (where nothing can"),
+        ("scaling.weight_aware=auto", "scaling.weight_aware: expected true (scales divided"),
+        ("scaling.alpha=0.5", "scaling.alpha: there is no such field"),
+        ("clipping.shrink=1", "clipping.shrink: expected a number between 0 and 1"),
+        ("clipping.steps=1", "clipping.steps: expected a whole number from 2 to 1000"),
+        ("clipping.leave=q_proj", "clipping.leave: expected a list of names of linears"),
+        ("clipping=none", "clipping: expected a section with shrink and steps, or null"),
+        ("rounding=stochastic", "rounding: expected nearest, or compensated"),
+        ("algorithm=gptq", "algorithm: expected round-to-nearest, smoothquant, awq or as-stored"),
+        ("weights=null", "algorithm is awq, which quantizes weights, and weights is null"),
+        ("weights.group_size=per-tensor", "clipping, rounding compensated and scaling.explicit"),
+    ],
+)
+def test_what_awq_cannot_do_is_said(override: str, complaint: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("w4a16-awq", [override])
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_awqs_sections_are_named_with_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: mine\nalgorithm: awq\nweights: {bits: 4, group_size: 64, symmetric: true}\n"
+        "scaling:\n  steps: 0\n  wieght_aware: true\nclipping:\n  shrink: 2\nrounding: up\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    expected = [
+        "line 5: scaling.steps: expected a whole number from 1 to 1000",
+        "line 6: scaling.wieght_aware: there is no such field (did you mean weight_aware?)",
+        "line 8: clipping.shrink: expected a number between 0 and 1",
+        "line 9: rounding: expected nearest, or compensated",
+    ]
+    for complaint, words in zip(str(caught.value).splitlines(), expected, strict=True):
+        assert complaint.startswith(f"{file}, {words}")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("w4a16-awq", WeightScheme(bits=4, group_size=128, symmetric=False)),
+        ("w4a16-awq-sym", WeightScheme(bits=4, group_size=128, symmetric=True)),
+        ("w3a16-awq", WeightScheme(bits=3, group_size=64, symmetric=False)),
+    ],
+)
+def test_presets_of_awq_search_scales_ranges_and_codes(name: str, scheme: WeightScheme) -> None:
+    recipe = load_recipe(name)
+    assert recipe.weights_scheme == scheme
+    assert recipe.activations_scheme is None
+    assert (recipe.folds, recipe.searches_codes, recipe.needs_calibration) == (True, True, True)
+    assert (recipe.scaling.steps, recipe.scaling.explicit) == (20, False)
+    assert recipe.clipping is not None
+    assert (recipe.clipping.shrink, recipe.clipping.steps) == (0.5, 20)
+
+
+@pytest.mark.parametrize(
     ("level", "weights", "granularity", "dynamic"),
     [
         ("w8a8-smoothquant-o1", "per-tensor", "per-token", True),
@@ -97,7 +158,7 @@ def test_smoothquants_levels_are_those_of_the_papers_table_2(
     level: str, weights: str, granularity: ActivationGranularity, dynamic: bool
 ) -> None:
     recipe = load_recipe(level)
-    assert recipe.smooths
+    assert recipe.folds
     assert recipe.weights is not None
     assert (recipe.weights.bits, recipe.weights.group_size) == (8, weights)
     assert recipe.activations_scheme == ActivationScheme(8, granularity, dynamic)
@@ -147,7 +208,7 @@ def test_an_override_needs_a_field_and_a_value(override: str) -> None:
 
 
 def test_an_unknown_preset_lists_the_presets_and_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"did you mean w4a16-rtn.*float, w4a16-rtn, w4a16"):
+    with pytest.raises(RecipeError, match=r"did you mean w4a16-rtn.*float, w3a16-awq, w4a16-awq"):
         load_recipe("w4a16-rtm")
     with pytest.raises(RecipeError, match="there is no recipe 'x'"):
         preset_text("x")

@@ -50,7 +50,8 @@ def test_a_search_depends_on_all_but_names_gate_head_and_embedding() -> None:
     recipe = Recipe(name="mine", weights=None)
     searched = set(recipe.searched)
     assert searched == {
-        "algorithm", "weights", "activations", "kv_cache", "smoothing", "calibration", "keep",
+        "algorithm", "weights", "activations", "kv_cache", "smoothing", "scaling", "clipping",
+        "rounding", "calibration", "keep",
     }  # fmt: skip
 
 
@@ -69,3 +70,45 @@ def test_numbers_from_a_text_are_needed_for_scales_and_static_ranges(
 ) -> None:
     recipe = Recipe.model_validate({"name": "mine", "weights": None, **fields})
     assert recipe.needs_calibration is needed
+
+
+INT4 = {"bits": 4, "group_size": 64, "symmetric": True}
+
+
+@pytest.mark.parametrize(
+    ("fields", "searches", "needed"),
+    [
+        ({}, False, False),
+        ({"clipping": {}}, True, True),
+        ({"rounding": "compensated"}, True, True),
+        ({"algorithm": "awq"}, False, True),
+        ({"algorithm": "awq", "scaling": {"explicit": True}}, True, True),
+        ({"scaling": {"explicit": True}}, False, False),
+    ],
+)
+def test_codes_are_searched_for_ranges_compensation_and_explicit_scales(
+    fields: dict[str, object], searches: bool, needed: bool
+) -> None:
+    recipe = Recipe.model_validate({"name": "mine", "weights": INT4, **fields})
+    assert recipe.searches_codes is searches
+    assert recipe.needs_calibration is needed
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"weights": None, "clipping": {}}, "clipping and rounding say how codes of weights"),
+        ({"weights": None, "rounding": "compensated"}, "and weights is null"),
+        (
+            {
+                "algorithm": "awq",
+                "scaling": {"explicit": True},
+                "activations": {"bits": 8, "granularity": "per-token", "scales": "dynamic"},
+            },
+            "with activations in codes set it to false",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(fields: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Recipe.model_validate({"name": "mine", "weights": INT4, **fields})

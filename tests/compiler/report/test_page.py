@@ -126,7 +126,7 @@ def test_has_the_figures_and_what_is_said_of_them(full: Path) -> None:
         "exact",
         "it reads 4,000 times the median",
         "nothing takes the scale up",
-        "Outliers by channel, before and after smoothing",
+        "Outliers by channel, before and after scaling",
         "d" * 64,
         "c" * 64,
         "the text that ships with Castline: 8 samples of 128 tokens, seed 0, in the chat template",
@@ -197,6 +197,22 @@ def test_a_plan_without_smoothing_has_no_column_for_it(
     assert "Outliers by channel" in text
     assert "Peak" in text
     assert not {"Peak after", "Alpha", "No scale folded"} & set(text)
+
+
+def test_a_plan_of_awq_says_what_it_clipped_divided_and_never_reached(
+    tmp_path: Path, plan_of: Callable[..., QuantPlan]
+) -> None:
+    plan = plan_of(1)
+    (block,) = plan.blocks
+    linears = (replace(block.linears[0], clipped=0.25, unreached=(3,)), *block.linears[1:])
+    sites = (block.sites[0], replace(block.sites[1], explicit=True))
+    blocks = (replace(block, linears=linears, sites=sites),)
+    other = replace(plan, recipe={**plan.recipe, "algorithm": "awq"}, blocks=blocks)
+    write_page(tmp_path, COMPILED, other)
+    text = " ".join(elements(tmp_path).text)
+    for words in ("Clipped", "25.0 %", "q_proj, expert 3", "Divided by a scale in the graph"):
+        assert words in text
+    assert "before and after scaling" in text
 
 
 def test_without_a_gate_it_is_not_judged(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def test_a_smoothed_plan_has_every_chart(plan_of: Callable[..., QuantPlan]) -> N
         "Output error by layer",
         "Weight error by layer",
         "Largest activation by site",
-        "Migration strength by site",
+        "Exponent of the scale by site",
         "Output error by site",
     ]
     # k_proj has no error and no line; down_proj is in float in the first block.
@@ -24,7 +24,7 @@ def test_a_smoothed_plan_has_every_chart(plan_of: Callable[..., QuantPlan]) -> N
         "SQNR of outputs, dB, by block. q_proj: 28 to 30; down_proj: 25 to 25."
     )
     assert "q_proj, k_proj: 5 to 5; down_proj: 9 to 9" in charts["Largest activation by site"].text
-    assert "q_proj, k_proj: 0.55 to 0.55." in charts["Migration strength by site"].text
+    assert "q_proj, k_proj: 0.55 to 0.55." in charts["Exponent of the scale by site"].text
 
 
 def test_what_was_not_done_has_no_chart(plan_of: Callable[..., QuantPlan]) -> None:

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from castline.compiler.plan.decisions import QuantPlan
 from castline.compiler.report.plan_rows import (
     ExceptionRow,
     LinearRow,
     block_rows,
     declined_rows,
+    divided_rows,
     kept_rows,
     site_titles,
+    unreached_rows,
     worst_rows,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from castline.compiler.plan.decisions import QuantPlan
 
 
 def test_every_linear_has_a_row_below_its_block(plan_of: Callable[..., QuantPlan]) -> None:
@@ -29,6 +31,7 @@ def test_every_linear_has_a_row_below_its_block(plan_of: Callable[..., QuantPlan
         peak_before="40",
         peak_after="5",
         alpha="0.55",
+        clipped="",
         weight_sqnr="38.0",
         output_sqnr="29.0",
         kept="",
@@ -64,6 +67,30 @@ def test_without_smoothing_no_site_is_said_to_be_declined(
     plan_of: Callable[..., QuantPlan],
 ) -> None:
     assert declined_rows(plan_of(2, smoothed=False)) == ()
+
+
+def test_what_awq_left_to_the_graph_and_never_reached_is_grouped(
+    plan_of: Callable[..., QuantPlan],
+) -> None:
+    plan = plan_of(3)
+    assert divided_rows(plan) == unreached_rows(plan) == ()
+    blocks = tuple(
+        replace(
+            block,
+            linears=tuple(
+                replace(one, unreached=(1, 2, 5), clipped=0.125) for one in block.linears
+            ),
+            sites=tuple(replace(one, explicit=one.kind == "") for one in block.sites),
+        )
+        for block in plan.blocks
+    )
+    other = QuantPlan(plan.identity, plan.recipe, blocks)
+    reason = "nothing in the model can take the scale up"
+    assert divided_rows(other) == (ExceptionRow("down_proj", "0-2", reason),)
+    assert unreached_rows(other)[0] == ExceptionRow(
+        "q_proj, experts 1-2, 5", "0-2", "rounded to nearest"
+    )
+    assert block_rows(other)[0].linears[0].clipped == "12.5 %"
 
 
 def test_a_site_is_called_by_the_linears_that_read_it(plan_of: Callable[..., QuantPlan]) -> None:

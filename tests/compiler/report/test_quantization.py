@@ -47,6 +47,8 @@ def test_a_linear_has_its_scheme_in_words_and_the_alpha_of_its_site(
         "output_sqnr": 30.0,
         "peak_before": 40.0,
         "peak_after": 5.0,
+        "clipped": None,
+        "unreached": [],
         "site": "/layers.0/norm",
         "alpha": 0.55,
     }
@@ -65,6 +67,7 @@ def test_a_site_has_its_peaks_before_and_after(plan_of: Callable[..., QuantPlan]
     assert (norm["weight_peak_before"], norm["weight_peak_after"]) == (0.5, 2.0)
     assert (norm["error"], norm["error_before"]) == (0.001, 0.25)
     assert up["peak_after"] == up["peak_before"] == 9.0
+    assert (up["inspected"], up["explicit"]) == (None, False)
     assert up["declined"] == "nothing takes the scale up"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ def test_the_fields_are_strict_json() -> None:
         "output": "plan",
         "source": "tiny",
         "recipe": "r",
+        "algorithm": "",
         "checkpoint_sha256": "c",
         "calibration": {
             "source": "shipped",
@@ -80,6 +82,22 @@ def test_the_fields_are_strict_json() -> None:
         "kept": {"it chooses experts": 2, "it has a single output": 1},
         "sites": 3,
         "folded": 2,
+        "divided": 0,
+        "clipped": None,
+        "unreached": {},
         "seconds": 1.5,
         "notes": ["a note"],
     }
+
+
+def test_what_awq_decided_is_counted() -> None:
+    stack = replace(linear("experts"), clipped=0.5, unreached=(0, 3))
+    divided = replace(site("x", 2.0), explicit=True)
+    linears = (replace(linear("q"), clipped=0.25), stack, linear("k"))
+    block = PlannedBlock(0, "layers.0", linears, (divided, site("y", 2.0)), None)
+    plan = QuantPlan(outcome().plan.identity, {"algorithm": "awq"}, (block,))
+    found = QuantizeOutcome(output=Path("plan"), source="t", recipe="r", plan=plan, seconds=1.0)
+    assert (found.algorithm, found.folded, found.divided) == ("awq", 1, 1)
+    assert found.clipped == 0.375
+    assert found.unreached == {"experts": (0, 3)}
+    assert found.to_json()["unreached"] == {"experts": [0, 3]}

@@ -49,6 +49,25 @@ def test_int4_is_two_to_a_byte_and_its_scales_belong_to_it() -> None:
     assert quantized_form(dequantize) == "4 bits, groups of 4, without zero-points"
 
 
+def test_scales_and_offsets_of_codes_belong_to_them() -> None:
+    path = "layers.0.mlp.up_proj.weight"
+    codes = initializer(f"{path}_quantized", np.zeros((64, 8), ml_dtypes.int4))
+    scales = initializer(f"{path}_scale", np.zeros((2, 8), np.float16))
+    offsets = initializer(f"{path}_offset", np.zeros((2, 8), np.float32))
+    inputs = [activation("x"), codes, scales, offsets]
+    node = ir.node("LinearW4A16", inputs, {"block_size": 32}, domain="castline")
+    assert quantized_form(node) == "4 bits, groups of 32, with offsets"
+    found = by_name(graph([node], inputs[1:]))
+    assert [found[part.name].parameters for part in (codes, scales, offsets)] == [512, 0, 0]
+    assert found[offsets.name].is_weight
+
+
+def test_offsets_that_a_product_of_their_own_adds_are_no_weights_of_the_model() -> None:
+    offsets = initializer("layers.0.mlp.up_proj.weight_offset", np.zeros((2, 8), np.float32))
+    found = by_name(graph([ir.node("MatMul", [activation("sums"), offsets])], [offsets]))
+    assert (found[offsets.name].parameters, found[offsets.name].is_weight) == (0, True)
+
+
 def matmul_nbits() -> tuple[ir.Node, list[ir.Value]]:
     codes = initializer("model.layers.0.self_attn.o_proj.weight", np.zeros((6, 3, 16), np.uint8))
     scales = initializer("scales", np.zeros((6, 3), np.float32))

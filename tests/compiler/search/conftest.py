@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,15 @@ import torch
 from castline.compiler.graph.folds.plan import fold_sites
 from castline.compiler.graph.folds.site import Consumer, Site
 from castline.compiler.recipes.recipe import Recipe
-from castline.compiler.search.observation import Observed
+from castline.compiler.search.block_plan import BlockSearch, SiteDecision
+from castline.compiler.search.blocks import BlockModel
+from castline.compiler.search.inspection import inspected_path, inspecting
+from castline.compiler.search.linear_calls import LinearCalls
+from castline.compiler.search.observation import Observations, Observed
+from castline.compiler.search.second_moments import SecondMoments, first_readers
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
+
+TOKENS = np.random.default_rng(0).integers(3, 100, (4, 12))
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +58,88 @@ def w8a8() -> Callable[..., Recipe]:
         return Recipe.model_validate(recipe | fields)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def w3a16() -> Callable[..., Recipe]:
+    """Return AWQ at every site with 3 bits, whose errors are large; other fields in place."""
+
+    def made(group: int | str = 32, *, symmetric: bool = False, **fields: object) -> Recipe:
+        recipe: dict[str, object] = {
+            "name": "tiny",
+            "algorithm": "awq",
+            "weights": {"bits": 3, "group_size": group, "symmetric": symmetric},
+            "scaling": {"steps": 5},
+            "clipping": {},
+            "rounding": "compensated",
+        }
+        return Recipe.model_validate(recipe | fields)
+
+    return made
+
+
+class Trial:
+    """The first block of a sample, run once, and the search for it."""
+
+    def __init__(
+        self,
+        model: BlockModel,
+        sites: tuple[Site, ...],
+        recipe: Recipe,
+        kept: dict[str, str],
+        tokens: np.ndarray,
+    ) -> None:
+        self.model = model
+        self.parameters = model.parameters(0)
+        prefix = model.prefix(0)
+        self.sites = tuple(
+            site for site in sites if any(one.linear.startswith(prefix) for one in site.consumers)
+        )
+        self.hidden = model.entering(tokens)
+        self.observations = Observations(1, 0)
+        self.moments = SecondMoments(first_readers(self.sites), self.observations)
+        paths = {path for site in self.sites if (path := inspected_path(site, prefix)) is not None}
+        with (
+            inspecting(model.blocks[0], paths, self.parameters) as modules,
+            LinearCalls(self.parameters, self.moments),
+        ):
+            self.before = self.run()
+        self.weights = {name: value.clone() for name, value in self.parameters.items()}
+        self.search = BlockSearch(
+            recipe, self.parameters, kept, prefix=prefix, moments=self.moments, modules=modules
+        )
+
+    def run(self) -> torch.Tensor:
+        return self.model.run(0, self.hidden)
+
+    def fold(self) -> tuple[SiteDecision, ...]:
+        return self.search.fold(self.sites, self.observations)
+
+    @property
+    def changed(self) -> set[str]:
+        return {
+            name for name, value in self.parameters.items() if not value.equal(self.weights[name])
+        }
+
+
+@pytest.fixture
+def trial(
+    sample: Callable[[str], Any], sites: Callable[[str], tuple[Site, ...]]
+) -> Callable[..., Any]:
+    """Return the trial of a sample's first block, within which its weights are in memory."""
+
+    @contextmanager
+    def of(
+        name: str,
+        recipe: Recipe,
+        kept: dict[str, str] | None = None,
+        tokens: np.ndarray = TOKENS,
+    ) -> Iterator[Trial]:
+        model = BlockModel(sample(name).checkpoint())
+        with model.loaded(0):
+            yield Trial(model, sites(name), recipe, kept or {}, tokens)
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -2,74 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from castline.compiler.graph.folds.site import Site
 from castline.compiler.plan.decisions import PlannedSite
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search import block_plan
 from castline.compiler.search.block_plan import BlockSearch, SiteDecision
-from castline.compiler.search.blocks import BlockModel
-from castline.compiler.search.linear_calls import LinearCalls
-from castline.compiler.search.observation import Observations
 
 TOKENS = np.random.default_rng(0).integers(3, 100, (4, 12))
 EVERY_SITE = {"alpha": 0.5, "sites": ["norm", "value", "up", "relu"]}
 FAMILIES = ["llama", "qwen3_moe", "gemma", "opt", "falcon, new decoder"]
 Recipes = Callable[..., Recipe]
-
-
-class Trial:
-    """The first block of a sample, run once, and the search for it."""
-
-    def __init__(
-        self, model: BlockModel, sites: tuple[Site, ...], recipe: Recipe, kept: dict[str, str]
-    ) -> None:
-        self.model = model
-        self.parameters = model.parameters(0)
-        prefix = model.prefix(0)
-        self.sites = tuple(
-            site for site in sites if any(one.linear.startswith(prefix) for one in site.consumers)
-        )
-        self.hidden = model.entering(TOKENS)
-        self.observations = Observations(1, 0)
-        self.before = self.run()
-        self.weights = {name: value.clone() for name, value in self.parameters.items()}
-        self.search = BlockSearch(recipe, self.parameters, kept)
-
-    def run(self) -> torch.Tensor:
-        with LinearCalls(self.parameters, self.observations):
-            return self.model.run(0, self.hidden)
-
-    def fold(self) -> tuple[SiteDecision, ...]:
-        return self.search.fold(self.sites, self.observations)
-
-    @property
-    def changed(self) -> set[str]:
-        return {
-            name for name, value in self.parameters.items() if not value.equal(self.weights[name])
-        }
-
-
-@pytest.fixture
-def trial(
-    sample: Callable[[str], Any], sites: Callable[[str], tuple[Site, ...]]
-) -> Callable[..., Any]:
-    """Return the trial of a sample's first block, within which its weights are in memory."""
-
-    @contextmanager
-    def of(name: str, recipe: Recipe, kept: dict[str, str] | None = None) -> Iterator[Trial]:
-        model = BlockModel(sample(name).checkpoint())
-        with model.loaded(0):
-            yield Trial(model, sites(name), recipe, kept or {})
-
-    return of
 
 
 def by_kind(decisions: tuple[SiteDecision, ...]) -> dict[str, PlannedSite]:
@@ -149,7 +97,9 @@ def test_a_router_is_scaled_with_the_experts_and_chooses_the_same(
         torch.testing.assert_close(
             tried.parameters[router], (tried.weights[router].double() * scale).float()
         )
-        linears = {one.name: one for one in tried.search.linears(site, tried.observations, {})}
+        found, codes = tried.search.linears(site, tried.observations, {})
+    linears = {one.name: one for one in found}
+    assert codes == {}
     assert linears[router].kept == "it chooses experts"
     assert linears[router].weights is None
     experts = linears["model.layers.0.mlp.experts.gate_up_proj"]
@@ -238,9 +188,9 @@ def test_linears_are_measured_folded_and_by_static_ranges(
 ) -> None:
     with trial("llama", w8a8(alpha=0.5)) as tried:
         (decision, *_) = tried.fold()
-        linears = list(tried.search.linears(decision, tried.observations, {}))
+        linears, _codes = tried.search.linears(decision, tried.observations, {})
         kept = BlockSearch(w8a8(), tried.parameters, {linears[0].name: "the recipe keeps *q_proj"})
-        (first, *_) = kept.linears(decision, tried.observations, {})
+        (first, *_), _codes = kept.linears(decision, tried.observations, {})
     peak = (decision.planned.peaks / decision.planned.channel_scale).max()
     for linear in linears:
         assert linear.peak_before == decision.planned.peaks.max()
@@ -248,3 +198,42 @@ def test_linears_are_measured_folded_and_by_static_ranges(
         assert linear.output_sqnr is not None
         assert 20 < linear.output_sqnr < 60
     assert (first.kept, first.weights) == ("the recipe keeps *q_proj", None)
+
+
+AWQ_FAMILIES = [*FAMILIES, "mixtral", "gpt_neox", "cohere", "gpt2"]
+
+
+@pytest.mark.parametrize("name", AWQ_FAMILIES)
+def test_awq_leaves_a_block_as_it_was_and_is_nowhere_worse(
+    trial: Callable[..., Any], w3a16: Recipes, name: str
+) -> None:
+    with trial(name, w3a16()) as tried:
+        decisions = tried.fold()
+        after = tried.run()
+        folded = {
+            edit.parameter
+            for one in decisions
+            if one.planned.scale is not None
+            for edit in one.problem.site.edits
+        }
+        assert tried.changed == folded != set()
+    assert (after - tried.before).abs().max() <= 1e-5 * tried.before.abs().max()
+    for planned, site in ((one.planned, one.problem.site) for one in decisions):
+        inside = all(edit.parameter.startswith(tried.search.prefix) for edit in site.edits)
+        assert (planned.error is not None) == (site.foldable and inside)
+        if planned.error is not None:
+            assert planned.error_before is not None
+            assert planned.error <= planned.error_before
+            assert (planned.scale is None) == (planned.error == planned.error_before)
+
+
+def test_awqs_search_alone_leaves_the_weights_bit_identical(
+    trial: Callable[..., Any], w3a16: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_plan, "fold", lambda *_arguments: None)
+    with trial("mixtral", w3a16(scaling={"weight_aware": True, "steps": 2})) as tried:
+        decisions = tried.fold()
+        for one in decisions:
+            tried.search.linears(one, tried.observations, {})
+        assert tried.changed == set()
+    assert any(one.planned.scale is not None for one in decisions)

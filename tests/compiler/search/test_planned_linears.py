@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from castline.compiler.graph.folds.plan import fold_sites
 from castline.compiler.plan.decisions import PlannedBlock, PlannedLinear, PlannedSite
+from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.round_to_nearest import dequantize, quantize
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
 from castline.compiler.search.linear_calls import LinearCall
@@ -55,6 +57,36 @@ def test_static_activations_are_rounded_and_clipped() -> None:
     codes = np.clip(np.rint(X / np.float32(step)), *STATIC.code_range)
     found = answered(planned(None, STATIC, QuantParameters(step, 0)))
     np.testing.assert_allclose(found, (codes * step) @ W[0].T + BIAS, rtol=1e-4, atol=1e-5)
+
+
+def test_codes_that_search_chose_are_taken_as_they_are() -> None:
+    """Not those nearest to the weights of the call, which are zero here."""
+    scheme = WeightScheme(4, "per-channel", symmetric=True)
+    matrices = tuple(quantize(np.ascontiguousarray(each.T), scheme) for each in W)
+    linear = planned(scheme)
+    for experts in ((None,), (1, 0)):
+        given = GivenCodes(scheme, partial(tuple, matrices[: len(experts)]))
+        linears = PlannedLinears(PlannedBlock(0, "b", (linear,), (), None, {"w": given}))
+        for expert in experts:
+            call = LinearCall(
+                "w", expert, torch.from_numpy(X), torch.zeros(3, 4), None, transposed=False
+            )
+            expected = X @ dequantize(matrices[expert or 0])
+            np.testing.assert_allclose(linears(call).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_an_explicit_site_divides_is_divided() -> None:
+    scale, peaks = np.array([1.0, 2.0, 4.0, 0.5]), np.ones(4, np.float32)
+    site = PlannedSite(
+        "x", "", ("w",), peaks, peaks, scale, scale, 0.5, None, None, None, explicit=True
+    )
+    block = PlannedBlock(0, "b", (planned(),), (site,), None)
+    call = LinearCall(
+        "w", None, torch.from_numpy(X), torch.from_numpy(W[0]), None, transposed=False
+    )
+    expected = (X / scale) @ stored(W[0]).T
+    np.testing.assert_allclose(PlannedLinears(block)(call).numpy(), expected, rtol=1e-4)
+    fold_planned(block, {}, {})  # there is nothing to fold it into
 
 
 def test_experts_of_a_stack_are_told_apart() -> None:

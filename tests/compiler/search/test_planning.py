@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from castline.compiler.graph.folds.site import Site
+from castline.compiler.plan import store as planning_store
 from castline.compiler.plan.decisions import CalibrationFacts, PlanIdentity, PlannedBlock, QuantPlan
 from castline.compiler.plan.store import PlanStore
 from castline.compiler.recipes.recipe import Recipe
@@ -158,6 +159,72 @@ def test_scales_of_the_cache_are_those_of_the_folded_models_keys_and_values(
         for found, peaks in ((block.cache.key, key), (block.cache.value, value)):
             expected = peaks if granularity == "per-channel" else peaks.max().reshape(1)
             np.testing.assert_allclose(found, expected / 127, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "bert"])
+def test_awq_chooses_the_codes_of_every_linear_that_is_quantized(
+    search: Callable[..., PlanSearch], w3a16: Recipes, tmp_path: Path, name: str
+) -> None:
+    plan = planned(search(name, w3a16()), tmp_path / "plan")
+    assert plan.codes.keys() == {n for n, one in plan.linears.items() if one.weights is not None}
+    for weight, given in plan.codes.items():
+        matrices = tuple(given.matrices())
+        assert len(matrices) == (4 if weight.endswith("experts.down_proj") else len(matrices))
+        for matrix in matrices:
+            assert matrix.codes.max() <= 7
+            assert matrix.zero_points is not None
+            assert (matrix.scales > 0).all()
+        assert plan.linears[weight].output_sqnr is not None
+    measured = [site for site in plan.sites if site.error is not None]
+    assert all(site.error <= site.error_before for site in measured)
+    inspected = {"mixtral": {"self_attn", "mlp", None}, "bert": {"attention.self", None}}
+    assert {site.inspected for site in plan.sites if site.scale is not None} <= inspected[name]
+
+
+def test_codes_can_be_chosen_without_scales(
+    search: Callable[..., PlanSearch], w3a16: Recipes, tmp_path: Path
+) -> None:
+    plan = planned(search(recipe=w3a16(algorithm="round-to-nearest")), tmp_path / "plan")
+    assert all(site.scale is None for site in plan.sites)
+    assert plan.codes.keys() == plan.linears.keys() - KEPT.keys()
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_awqs_search_is_the_same_bytes_however_often_it_was_stopped(
+    search: Callable[..., PlanSearch],
+    sample: Callable[[str], Any],
+    w3a16: Recipes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    done: int,
+) -> None:
+    recipe = w3a16(scaling={"steps": 2}, group="per-channel")
+    before = {name: array.copy() for name, array in sample("llama").arrays().items()}
+    checkpoint = sample("llama").checkpoint()
+    planned(search(recipe=recipe, checkpoint=checkpoint), tmp_path / "whole")
+    for name, array in before.items():
+        np.testing.assert_array_equal(checkpoint.reader.read(name), array)
+    kept = PlanStore.write
+
+    def stopped(store: PlanStore, block: PlannedBlock) -> None:
+        """Stop between the codes of a block and what says that it is done."""
+        with monkeypatch.context() as patched:
+            if block.index == done:
+                patched.setattr(planning_store, "_json", _interrupt)
+            kept(store, block)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PlanStore, "write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            planned(search(recipe=recipe), tmp_path / "plan")
+    assert (tmp_path / "plan" / "blocks" / f"{done:03}.codes.safetensors").is_file()
+    planned(search(recipe=recipe), tmp_path / "plan")
+    assert contents(tmp_path / "plan") == contents(tmp_path / "whole")
+    assert len([n for n in contents(tmp_path / "plan") if "codes" in n]) == BLOCKS
+
+
+def _interrupt(_fields: object) -> bytes:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "gemma", "opt", "falcon, new decoder"])

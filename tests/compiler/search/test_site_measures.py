@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from castline.compiler.plan.decisions import PlannedLinear
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
+from castline.compiler.search.chosen_codes import ChosenCodes
+from castline.compiler.search.fake_grids import FakeGrid
 from castline.compiler.search.quantizer import Quantizer
-from castline.compiler.search.site_measures import decibels, planned_linears
+from castline.compiler.search.site_measures import Chosen, decibels, planned_linears
 from castline.compiler.search.site_problem import SiteProblem
 
 Problem = Callable[..., SiteProblem]
@@ -31,9 +34,10 @@ def measured(
     ranges: dict[str, QuantParameters] | None = None,
     kept: dict[str, str] | None = None,
     reads_float: dict[str, str] | None = None,
+    chosen: Chosen | None = None,
 ) -> list[PlannedLinear]:
     reasons = (kept or {}, reads_float or {})
-    return list(planned_linears(problem, scale, quantizer, ranges or {}, *reasons))
+    return list(planned_linears(problem, scale, quantizer, ranges or {}, *reasons, chosen or {}))
 
 
 def test_decibels_by_hand() -> None:
@@ -128,3 +132,32 @@ def test_a_stack_is_one_linear_with_the_noise_of_all_its_matrices(problem: Probl
     (single,) = measured(problem(X, W), Quantizer(INT4, None))
     assert found.name == "stack"
     assert found.weight_sqnr == pytest.approx(single.weight_sqnr, rel=1e-5)
+
+
+def test_chosen_codes_are_measured_and_not_the_nearest(problem: Problem) -> None:
+    """The codes stand for twice the weights: all of the signal is lost."""
+    grid = FakeGrid(torch.ones(2, 1, 1), None, (-8, 7))
+    chosen: Chosen = {("w0", None): ChosenCodes((2 * W).reshape(2, 1, 2), grid, clipped=0.25)}
+    (found,) = measured(problem(X, W), Quantizer(INT4, None), chosen=chosen)
+    assert found.weight_sqnr == pytest.approx(0, abs=1e-4)
+    assert found.output_sqnr == pytest.approx(0, abs=1e-4)
+    assert (found.clipped, found.unreached) == (0.25, ())
+
+
+def test_a_stack_names_its_unreached_experts_and_the_mean_share_of_clipped_ranges(
+    problem: Problem,
+) -> None:
+    site = problem(X, W, W, W, unread=("w1",))
+    stack = SiteProblem(
+        site.site,
+        tuple(replace(one, name="stack", expert=e) for e, one in enumerate(site.linears)),
+    )
+    grid = FakeGrid(torch.ones(2, 1, 1), None, (-8, 7))
+    shares = [0.5, None, 1.0]
+    chosen: Chosen = {
+        ("stack", expert): ChosenCodes(W.reshape(2, 1, 2), grid, clipped)
+        for expert, clipped in enumerate(shares)
+    }
+    (found,) = measured(stack, Quantizer(INT4, None), chosen=chosen)
+    assert found.unreached == (1,)
+    assert found.clipped == 0.75

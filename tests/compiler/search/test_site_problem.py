@@ -103,3 +103,11 @@ def test_what_was_never_read_has_peaks_of_zero() -> None:
     found = of(site(2, w=[0, 1]), {"w": torch.ones(3, 2)}, seen())
     assert found.activation_peaks.tolist() == [0, 0]
     assert found.channel_peaks()[0].tolist() == [0, 0]
+
+
+def test_scaled_weights_are_multiplied_and_the_problem_stays() -> None:
+    found = of(site(2, w=[1, 0, -1]), {"w": torch.ones(1, 3)}, seen())
+    scaled = found.scaled(torch.tensor([2.0, 5.0], dtype=torch.float64))
+    assert scaled.linears[0].weight.tolist() == [[5, 2, 1]]
+    assert found.linears[0].weight.tolist() == [[1, 1, 1]]
+    assert scaled.site is found.site

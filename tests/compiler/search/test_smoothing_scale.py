@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from castline.compiler.search.smoothing_scale import LARGEST, smoothing_scale
+from castline.compiler.search.found_scale import LARGEST
+from castline.compiler.search.smoothing_scale import smoothing_scale
 
 ALPHAS = (0.0, 0.25, 0.5, 0.85, 1.0)
 

@@ -44,6 +44,21 @@ def test_without_threads_the_runtime_decides(model: Path) -> None:
     assert session.get_providers() == ["CPUExecutionProvider"]
 
 
+def test_products_of_e4m3_codes_are_not_fused_to_products_of_bytes(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]>
+    linear (float[N, 2] x) => (float[N, 2] y)
+    <float one = {1}, float8e4m3fn input_float8_zero = {0}, float8e4m3fn[2, 2] w = {1, 0, 0, 1}> {
+        codes = QuantizeLinear (x, one, input_float8_zero)
+        read = DequantizeLinear (codes, one, input_float8_zero)
+        weights = DequantizeLinear (w, one)
+        y = MatMul (read, weights)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    session = inference_session(tmp_path / "model.onnx", 1, None)
+    (y,) = session.run(None, {"x": np.array([[1.5, 1.1]], np.float32)})
+    assert y.shape == (1, 2)
+
+
 def test_an_absent_provider_is_refused_with_those_there_are(model: Path) -> None:
     with pytest.raises(TargetError, match=r"no OtherExecutionProvider, only .*CPU"):
         inference_session(model, None, ["OtherExecutionProvider", "CPUExecutionProvider"])

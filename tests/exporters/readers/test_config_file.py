@@ -85,18 +85,12 @@ def test_refuses_values_that_make_no_model(tmp_path: Path) -> None:
         read_config(folder, trust_remote_code=False)
 
 
-@pytest.mark.parametrize("method", ["awq", "gptq", "compressed-tensors", "fp8"])
-def test_refuses_quantized_weights(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["awq", "gptq", "compressed-tensors", "modelopt", "fp8"])
+def test_the_model_is_that_of_weights_in_float(method: str, tmp_path: Path) -> None:
     fields = {**SIZES, "quantization_config": {"quant_method": method, "bits": 4}}
-    message = f"quantization_config: {method}.*pre-quantized checkpoints are not supported yet"
-    with pytest.raises(CheckpointError, match=message):
-        read_config(folder_with(tmp_path, fields), trust_remote_code=False)
-
-
-def test_refuses_weights_that_modelopt_quantized(tmp_path: Path) -> None:
-    (tmp_path / "hf_quant_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="pre-quantized checkpoints are not supported yet"):
-        read_config(folder_with(tmp_path, SIZES), trust_remote_code=False)
+    config = read_config(folder_with(tmp_path, fields), trust_remote_code=False)
+    assert config.hidden_size == 32
+    assert not hasattr(config, "quantization_config")
 
 
 class TestCodeOfTheCheckpoint:

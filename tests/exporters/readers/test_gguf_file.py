@@ -148,6 +148,50 @@ def test_tells_which_file_a_tensor_is_in(write_gguf):
     assert reader.files == (path,)
 
 
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0])
+def test_hands_out_the_codes_of_linears_with_their_rows_in_hugging_face_order(
+    kind, write_gguf, truth
+):
+    reader = GgufReader(write_gguf(kinds={QUERY: kind, "token_embd.weight": Kind.Q8_0}))
+    assert list(reader.stored) == [HF_QUERY]
+    linear = reader.stored[HF_QUERY]
+    assert linear.spec == reader.tensors[HF_QUERY]
+    assert (linear.scheme.group_size, linear.scheme.bits) == (32, int(kind.name[1]))
+    assert linear.scheme.has_offsets == (kind == Kind.Q4_1)
+    matrix = reader.matrix(HF_QUERY)
+    expected = dequantize(quantize(truth[QUERY], kind), kind)
+    np.testing.assert_allclose(matrix.weight(), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(matrix.weight(), reader.read(HF_QUERY), rtol=0, atol=1e-6)
+
+
+def test_says_of_which_quantized_tensors_only_the_values_are_handed_out(write_gguf):
+    kinds = {"token_embd.weight": Kind.Q8_0, QUERY: Kind.Q5_0, "blk.0.ffn_up.weight": Kind.Q4_0}
+    reader = GgufReader(write_gguf(kinds=kinds))
+    assert set(reader.stored) == {"model.layers.0.mlp.up_proj.weight"}
+    assert set(reader.dequantized) == {"model.embed_tokens.weight", HF_QUERY}
+    assert "Q5_0" in reader.dequantized[HF_QUERY]
+
+
+def test_names_the_tensor_whose_scales_are_not_finite(write_gguf):
+    path = write_gguf(kinds={"blk.0.ffn_up.weight": Kind.Q8_0})
+    reader = GgufReader(path)
+    tensor = next(t for t in reader.header.tensors if t.name == "blk.0.ffn_up.weight")
+    with path.open("r+b") as file:
+        file.seek(tensor.offset)
+        file.write(np.float16(np.inf).tobytes())
+    with pytest.raises(CheckpointError, match=r"ffn_up\.weight \(scales\) holds 1 of"):
+        reader.matrix("model.layers.0.mlp.up_proj.weight")
+
+
+@pytest.mark.slow
+def test_the_codes_of_a_real_file_stand_for_the_weights_that_are_read(smollm2_gguf):
+    reader = GgufReader(smollm2_gguf)
+    assert len(reader.stored) == 210
+    assert list(reader.dequantized) == ["model.embed_tokens.weight"]
+    for name in reader.stored:
+        np.testing.assert_array_equal(reader.matrix(name).weight(), reader.read(name), err_msg=name)
+
+
 @pytest.mark.slow
 def test_reads_every_tensor_of_a_real_file_as_transformers_does(smollm2_gguf):
     transformers = pytest.importorskip("transformers")

@@ -82,6 +82,8 @@ def test_fetches_bin_files_only_without_safetensors(
     assert ["pytorch_model.bin" in patterns for patterns in asked] == [False, True]
     assert all("config.json" in patterns and "*.py" not in patterns for patterns in asked)
     assert all({"modules.json", "[0-9]_*/*"} <= set(patterns) for patterns in asked)
+    told_apart = {"hf_quant_config.json", "quantize_config.json", "quant_config.json"}
+    assert all(told_apart <= set(patterns) for patterns in asked)
     asked.clear()
     (tmp_path / "model-00001-of-00002.safetensors").touch()
     hub.download("org/model", trust_remote_code=True)

@@ -45,10 +45,10 @@ def test_the_worst_smoothed_sites_come_first() -> None:
 def test_shows_activations_and_weights_before_and_after() -> None:
     chart = peaks_chart("p", "Block 0", site("s", [1, 40, 0, 3], smoothed=True))
     assert chart.text == (
-        "Activations peak at 40, after smoothing 20; weights peak at 0.5, after smoothing 1; "
+        "Activations peak at 40, after scaling 20; weights peak at 0.5, after scaling 1; "
         "4 channels."
     )
-    assert ">after smoothing<" in chart.svg
+    assert ">after scaling<" in chart.svg
 
 
 def test_without_a_scale_there_is_one_line() -> None:

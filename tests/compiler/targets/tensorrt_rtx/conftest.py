@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 
 Value = tuple[str, int, list[int | str]]
 SaveGraph = Callable[..., Path]
@@ -152,5 +156,41 @@ def save_attention(save_graph: SaveGraph) -> SaveAttention:
             ],
             external=external,
         )
+
+    return save
+
+
+@pytest.fixture
+def save_offsets(save_graph: SaveGraph) -> Callable[..., Path]:
+    """Save two products of one value with INT4 codes that have offsets, joined; weights apart."""
+
+    def save(size: int = 64, block: int = 32, dtype: int = TensorProto.FLOAT16) -> Path:
+        random = np.random.default_rng(0)
+        nodes, initializers = [], []
+        for name in ("first", "second"):
+            codes = random.integers(-8, 8, (size, size)).astype(ml_dtypes.int4)
+            shape = (size // block, size)
+            scales = random.uniform(0.5, 1, shape).astype(helper.tensor_dtype_to_np_dtype(dtype))
+            parts = {
+                "codes": codes,
+                "scales": scales,
+                "offsets": random.standard_normal(shape).astype(np.float32),
+            }
+            initializers += [
+                numpy_helper.from_array(array, f"{name}.{part}") for part, array in parts.items()
+            ]
+            inputs = ["inputs_embeds", *(f"{name}.{part}" for part in parts)]
+            nodes.append(
+                helper.make_node(
+                    "LinearW4A16", inputs, [name], name, domain="castline", block_size=block
+                )
+            )
+        nodes.append(helper.make_node("Add", ["first", "second"], ["y"], "sum"))
+        ports = [(name, dtype, ["batch", "sequence", size]) for name in ("inputs_embeds", "y")]
+        path = save_graph(nodes, ports[:1], ports[1:], initializers, external=True)
+        model = ir.load(path)
+        LINEAR_W4A16.define_in(model)
+        ir.save(model, path)
+        return path
 
     return save

@@ -242,6 +242,18 @@ def test_int4_blocks_stay_int4(save_linear: SaveLinear, tmp_path: Path, block: i
 
 @pytest.mark.tensorrt
 @pytest.mark.usefixtures("tensorrt_rtx")
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.FLOAT])
+def test_int4_with_offsets_stays_int4(
+    save_offsets: Callable[..., Path], tmp_path: Path, dtype: int
+) -> None:
+    facts = build_small(save_offsets(1024, 128, dtype), tmp_path / "model.engine")
+    assert facts.weights_kept_low_bit is True
+    codes = 2 * 1024 * 1024 // 2
+    assert codes < facts.weights.held < 1.2 * codes
+
+
+@pytest.mark.tensorrt
+@pytest.mark.usefixtures("tensorrt_rtx")
 @pytest.mark.parametrize(
     ("dtype", "head"),
     [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -95,3 +99,31 @@ def test_int4_references_survive_the_copy(
     onnx.save(both, model)
     tensors = {tensor.name: tensor for tensor in graph_of(hand_over(model, folder)).initializer}
     assert tensors["proj.weight"] == weights[0]
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_our_products_become_what_they_are_made_of_and_share_their_sums(
+    save_offsets: Callable[..., Path], folder: Path, dtype: int
+) -> None:
+    model = save_offsets(dtype=dtype)
+    copy = hand_over(model, folder)
+    assert copy != model
+    made = onnx.load(copy, load_external_data=False)
+    assert not made.functions
+    operators = Counter(node.op_type for node in made.graph.node)
+    assert (operators["DequantizeLinear"], operators["MatMul"]) == (2, 4)
+    assert operators["ReduceSum"] == 1, "both read one value"
+    assert "LinearW4A16" not in operators
+    weights = folder / "model.onnx.data"
+    assert weights.is_symlink()
+    weights.unlink()  # ONNX Runtime follows no links out of a folder
+    shutil.copy(model.with_name(weights.name), weights)
+    x = np.random.default_rng(1).standard_normal((1, 3, 64))
+    x = x.astype(helper.tensor_dtype_to_np_dtype(dtype))
+    expected, found = (
+        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(
+            None, {"inputs_embeds": x}
+        )[0]
+        for file in (model, copy)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)

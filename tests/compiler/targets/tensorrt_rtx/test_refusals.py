@@ -180,3 +180,32 @@ def test_many_nodes_with_one_reason_make_one_line() -> None:
         "n0, n1, n2, n3, n4, n5, n6, n7 and 2 more (Op): because",
         "other (Op): for another reason",
     )
+
+
+@pytest.mark.parametrize(("block", "remarked"), [(32, False), (16, True)])
+def test_products_with_offsets_are_taken_and_their_blocks_remarked(
+    save_offsets: Callable[..., Path], block: int, remarked: bool
+) -> None:
+    model = save_offsets(block=block)
+    assert refusals(model) == ()
+    found = remarks(model)
+    assert [remark.node for remark in found] == ["first", "second"] * remarked
+    assert all(f"int4 blocks of {block} may be" in remark.reason for remark in found)
+
+
+def test_products_with_offsets_of_quantized_activations_are_remarked(
+    save_offsets: Callable[..., Path],
+) -> None:
+    path = save_offsets()
+    model = ir.load(path)
+    x, node = model.graph.inputs[0], model.graph[0]
+    scale = ir.Value(name="s", const_value=ir.Tensor(np.array(0.5, np.float16), name="s"))
+    model.graph.initializers.add(scale)
+    quantize = ir.node("QuantizeLinear", [x, scale])
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale])
+    model.graph.insert_before(node, [quantize, dequantize])
+    node.replace_input_with(0, dequantize.outputs[0])
+    ir.save(model, path)
+    (remark,) = remarks(path)
+    assert remark.node == "first"
+    assert "weights in groups or of 4 bits are expanded to 16 bits" in remark.reason

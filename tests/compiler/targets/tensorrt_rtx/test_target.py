@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -47,13 +48,15 @@ def test_refuses_zero_points_wherever_they_are() -> None:
     recipe = load_recipe(
         "w4a16-rtn", (f"weights={zero_points}", f"head={zero_points}", "embedding=keep")
     )
-    with pytest.raises(TargetError, match=r"takes no zero-points.* in weights, head\.") as raised:
+    with pytest.raises(
+        TargetError, match=r"takes zero-points in 4-bit .* in weights, head\."
+    ) as raised:
         TensorRTRTX().require(recipe)
     assert "--set weights.symmetric=true --set head.symmetric=true" in str(raised.value)
 
 
-@pytest.mark.parametrize("recipe", ["float", "w4a16-rtn-sym", "w8a16-rtn"])
-def test_takes_symmetric_recipes_when_it_is_installed(
+@pytest.mark.parametrize("recipe", ["float", "w4a16-rtn-sym", "w8a16-rtn", "w4a16-rtn"])
+def test_takes_what_it_computes_when_it_is_installed(
     monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
     asked = []
@@ -73,6 +76,14 @@ def test_leaves_the_neutral_graph_as_it_is() -> None:
     )
     assert TensorRTRTX().lower(model, 512) == Lowered()
     assert [node.op_type for node in model.graph] == ["Neg"]
+
+
+def test_zero_points_of_products_become_offsets(tiny: Callable[[str], Any]) -> None:
+    model = tiny("llama").model()
+    QuantizeWeights(WeightScheme(4, 32, symmetric=False))(model)
+    (note,) = TensorRTRTX().lower(model, 512).notes
+    assert note == "zero-points of 14 products added as offsets, which changes no weight"
+    assert Counter(node.op_type for node in model.graph)["LinearW4A16"] == 14
 
 
 def facts(engine: Path) -> EngineFacts:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 
+import onnx_ir as ir
 import pytest
 
 from castline.compiler.recipes.load import load_recipe
-from castline.compiler.targets.tensorrt_rtx.unsupported import unsupported
+from castline.compiler.targets.tensorrt_rtx.unsupported import unsupported, unsupported_products
 
 ZERO_POINTS = "{bits: 8, group_size: per-channel, symmetric: false}"
 
 
 @pytest.mark.parametrize(
-    "recipe", ["float", "w4a16-rtn-sym", "w8a16-rtn", "w8a8-smoothquant-static"]
+    "recipe", ["float", "w4a16-rtn", "w4a16-rtn-sym", "w8a16-rtn", "w8a8-smoothquant-static"]
 )
-def test_symmetric_recipes_with_static_scales_are_supported(recipe: str) -> None:
+def test_weights_of_four_bits_and_static_scales_are_supported(recipe: str) -> None:
     assert unsupported(load_recipe(recipe, ())) == ()
 
 
@@ -52,6 +53,27 @@ def test_zero_points_are_not_wherever_they_are() -> None:
     assert "--set activations.symmetric=true" in sentence
 
 
+def test_zero_points_of_four_bits_are_where_a_product_takes_them() -> None:
+    four = "{bits: 4, group_size: 32, symmetric: false}"
+    assert unsupported(load_recipe("w4a16-rtn", (f"head={four}",))) == ()
+    (sentence,) = unsupported(load_recipe("w4a16-rtn", (f"embedding={four}",)))
+    assert "zero-points in 4-bit weights of linears alone" in sentence
+    assert "has them in embedding. Use w4a16-rtn-sym" in sentence
+    (sentence,) = unsupported(load_recipe("w4a16-rtn", (f"embedding={four}", f"head={four}")))
+    assert "has them in head, embedding." in sentence
+
+
 def test_everything_is_said_at_once() -> None:
     recipe = load_recipe("w8a8-smoothquant", ("activations.symmetric=false",))
     assert len(unsupported(recipe)) == 2
+
+
+@pytest.mark.parametrize("op", ["LinearW8A8", "LinearW8A8Asymmetric"])
+def test_products_by_activation_scales_of_run_time_are_not_either(op: str) -> None:
+    graph = "g (int8[4] x) => (int8[4] y)"
+    header = '<ir_version: 10, opset_import: ["" : 23, "castline" : 1]>'
+    product = ir.from_onnx_text(f"{header} {graph} {{ y = castline.{op} (x) }}")
+    (sentence,) = unsupported_products(product)
+    assert "the checkpoint has 1 linears that take them at run time" in sentence
+    assert "--target onnxruntime" in sentence
+    assert unsupported_products(ir.from_onnx_text(f"{header} {graph} {{ y = Neg (x) }}")) == ()

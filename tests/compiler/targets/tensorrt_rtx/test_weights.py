@@ -27,6 +27,15 @@ def test_float_weights_have_one_size(save_linear: Callable[..., Path]) -> None:
     assert weight_bytes(save_linear(k=64, n=16)) == WeightBytes(stored=2048, expanded=2048)
 
 
+def test_codes_with_offsets_are_counted_as_stored_and_expanded(
+    save_offsets: Callable[..., Path],
+) -> None:
+    scales_and_offsets = 2 * 2 * 64 * (2 + 4)  # two products of two groups, fp16 and float32
+    assert weight_bytes(save_offsets(64, 32)) == WeightBytes(
+        stored=2 * 64 * 64 // 2 + scales_and_offsets, expanded=2 * 64 * 64 * 2 + scales_and_offsets
+    )
+
+
 @pytest.fixture
 def silent_log(tmp_path: Path) -> Path:
     log = tmp_path / "silent.log"

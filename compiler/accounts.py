@@ -1,0 +1,62 @@
+"""Say where an output comes from, for its manifest and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import distributions, version
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
+
+if TYPE_CHECKING:
+    from castline.compiler.check.evaluation_text import HeldOutPassages, HeldOutText
+
+PLAN = "plan"
+"""The folder of an output that holds the plan it was quantized by."""
+_LIBRARIES = ("onnx", "onnx-ir", "onnxscript", "torch", "transformers")
+_OPTIONAL_LIBRARIES = ("onnxruntime", "onnxruntime-gpu")
+
+
+def origin(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:
+    """Return which checkpoint an outcome is of."""
+    return {"source": outcome.source, "source_is_local": outcome.source_path is not None}
+
+
+def provenance(sha256: str, text: HeldOutText | HeldOutPassages | None) -> dict[str, str]:
+    """Return what the report says of where things come from, beside the calibration text."""
+    judged = {} if text is None else {"Evaluation text": f"{text.source}, SHA-256 {text.sha256}"}
+    return {"Checkpoint, SHA-256": sha256} | judged | _libraries()
+
+
+def _libraries() -> dict[str, str]:
+    """Return the version of every library that a result depends on, as far as installed."""
+    installed = [name for name in _OPTIONAL_LIBRARIES if any(distributions(name=name))]
+    return {name: version(name) for name in (*_LIBRARIES, *installed)}
+
+
+def facts(
+    outcome: CompileOutcome,
+    sha256: str,
+    recipe: Recipe,
+    float_type: ir.DataType,
+    text: HeldOutText | HeldOutPassages | None,
+    build: Mapping[str, object],
+) -> dict[str, object]:
+    """Return what the manifest says; nothing in it depends on the hour or the machine's speed."""
+    compared = outcome.to_json()
+    return {
+        **origin(outcome),
+        "checkpoint_sha256": sha256,
+        "recipe": recipe.model_dump(),
+        "target": outcome.target,
+        "dtype": float_type.numpy().name,
+        "build": build,
+        "libraries": _libraries(),
+        "evaluation_text": None if text is None else {"source": text.source, "sha256": text.sha256},
+        "figures": {key: compared[key] for key in ("language", "encoding", "tensors", "verdicts")},
+        "bits_per_weight": outcome.bits_per_weight,
+        "not_executed": list(outcome.not_executed),
+    }

@@ -1,0 +1,1 @@
+"""Multiply float activations by 4-bit weights in groups."""

@@ -1,0 +1,292 @@
+"""AWQ protects what large activations multiply, and never takes a scale that is worse than none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from castline.compiler.quant.scheme import GroupSize, WeightScheme
+from castline.compiler.recipes.scaling import Scaling
+from castline.compiler.search.awq import Awq, centred
+from castline.compiler.search.found_scale import LARGEST, FoundScale
+from castline.compiler.search.inspection import InspectedModule
+from castline.compiler.search.linear_calls import LinearCall
+from castline.compiler.search.quantizer import Quantizer
+from castline.compiler.search.second_moments import SecondMoments, first_readers
+from castline.compiler.search.site_problem import SiteProblem
+
+Problem = Callable[..., SiteProblem]
+ROWS, K, N = 200, 128, 48
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_outliers() -> torch.Tensor:
+    """Return activations whose channels 3 and 70 are 20 times larger in every row."""
+    x = normal(ROWS, K)
+    x[:, [3, 70]] *= 20
+    return x
+
+
+def int3(group: GroupSize = 64, symmetric: bool = False) -> Quantizer:
+    return Quantizer(WeightScheme(3, group, symmetric), None)
+
+
+def searched(
+    problem: SiteProblem,
+    quantizer: Quantizer | None = None,
+    modules: dict[str, InspectedModule] | None = None,
+    inspected: str | None = None,
+    **fields: Any,
+) -> FoundScale | None:
+    moments = SecondMoments(first_readers([problem.site]), lambda call: call.answer())
+    for one in problem.linears:
+        if one.observed is not None:
+            call = LinearCall(
+                one.name, one.expert, one.observed.rows, one.weight, None, transposed=False
+            )
+            moments(call)
+    search = Awq(Scaling(**fields), quantizer or int3(), moments, modules or {})
+    return search(problem, inspected)
+
+
+def found(*args: Any, **fields: Any) -> FoundScale:
+    best = searched(*args, **fields)
+    assert best is not None
+    return best
+
+
+@pytest.fixture
+def tried_at_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[SiteProblem], torch.Tensor]:
+    """Return the scale of the exponent 1, whatever it is worth."""
+
+    def taken(best: FoundScale, scale: torch.Tensor, alpha: float, error: float) -> FoundScale:
+        return replace(best, scale=scale, alpha=alpha, error=error)
+
+    monkeypatch.setattr(FoundScale, "or_better", taken)
+    return lambda problem: found(problem, steps=1).scale
+
+
+def reference_error(x: torch.Tensor, w: torch.Tensor, s: torch.Tensor, group: int) -> float:
+    """Return |x (Q(w s) / s - w)^T|^2 / |x w^T|^2 with 3 bits and zero-points, in float64."""
+    scaled = (w.double() * s).reshape(-1, group)
+    low, high = scaled.amin(1, keepdim=True).clamp(max=0), scaled.amax(1, keepdim=True).clamp(min=0)
+    step = (high - low) / 7
+    zero = (-low / step).round().clamp(0, 7)
+    codes = ((scaled / step).round() + zero).clamp(0, 7)
+    rounded = ((codes - zero) * step).reshape(w.shape) / s
+    apart = x.double() @ (rounded - w).T
+    return float(apart.square().sum() / (x.double() @ w.double().T).square().sum())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group", [32, 64, 128, "per-channel"])
+def test_planted_outliers_cost_less(problem: Problem, group: GroupSize, symmetric: bool) -> None:
+    best = found(problem(with_outliers(), normal(N, K, seed=1)), int3(group, symmetric))
+    assert best.alpha is not None
+    assert best.error < 0.6 * best.error_before
+    assert best.scale[[3, 70]].min() > best.scale.median()
+
+
+def test_the_error_before_is_that_of_rounding_to_nearest(problem: Problem) -> None:
+    x, w = with_outliers(), normal(N, K, seed=1)
+    best = found(problem(x, w))
+    naive = reference_error(x, w, torch.ones(K, dtype=torch.float64), 64)
+    assert best.error_before == pytest.approx(naive, rel=1e-4)
+    assert best.error == pytest.approx(reference_error(x, w, best.scale, 64), rel=1e-3)
+
+
+def test_scales_are_the_centred_powers_of_the_mean_magnitude(problem: Problem) -> None:
+    x = with_outliers()
+    best = found(problem(x, normal(N, K, seed=1)))
+    assert best.alpha is not None
+    power = x.double().abs().mean(0) ** best.alpha
+    expected = power / (power.max() * power.min()).sqrt()
+    torch.testing.assert_close(best.scale, expected, rtol=1e-5, atol=0)
+    assert best.scale.max() * best.scale.min() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_exponents_end_at_1_and_no_scale_is_tried_too(
+    problem: Problem, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def noted(best: FoundScale, scale: torch.Tensor, alpha: float, error: float) -> FoundScale:
+        tried.append(alpha)
+        assert torch.isfinite(scale).all()
+        assert error >= 0
+        return best
+
+    monkeypatch.setattr(FoundScale, "or_better", noted)
+    best = found(problem(with_outliers(), normal(N, K, seed=1)), steps=steps)
+    assert tried == pytest.approx([step / steps for step in range(1, steps + 1)])
+    assert best.alpha is None
+    assert (best.scale == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("weight_aware", [False, True])
+def test_a_search_is_never_worse_than_no_scale(
+    problem: Problem, seed: int, weight_aware: bool
+) -> None:
+    x = normal(64, 32, seed=seed) * normal(32, seed=seed + 10).exp()
+    weight = normal(16, 32, seed=seed + 20) * normal(32, seed=seed + 30).exp()
+    best = found(problem(x, weight), int3(32), weight_aware=weight_aware)
+    assert best.error <= best.error_before
+    assert (best.alpha is None) == (best.error == best.error_before)
+
+
+def test_weights_that_the_grid_holds_have_no_scale(problem: Problem) -> None:
+    weight = (normal(N, K, seed=1) * 2).round().clamp(-3, 4)
+    weight[:, ::32], weight[:, 1::32] = -3, 4  # every group spans the grid
+    best = found(problem(with_outliers(), weight), int3(32))
+    assert best.alpha is None
+    assert best.error == best.error_before == pytest.approx(0, abs=1e-12)
+
+
+def test_channels_of_one_magnitude_have_no_scale(problem: Problem) -> None:
+    signs = normal(ROWS, K).sign()
+    best = found(problem(signs * 3, normal(N, K, seed=1)))
+    assert best.alpha is None
+    assert (best.scale == 1).all()
+
+
+def test_a_single_huge_token_hardly_moves_the_scale(
+    problem: Problem, tried_at_1: Callable[[SiteProblem], torch.Tensor]
+) -> None:
+    """The statistic is the mean; by the maximum, channel 9 would be the largest by far."""
+    x = with_outliers()
+    spiked = x.clone()
+    spiked[17, 9] = 100 * x[:, 9].abs().mean()
+    assert spiked[:, 9].abs().max() > x[:, 3].abs().max()
+    before, after = (tried_at_1(problem(each, normal(N, K, seed=1))) for each in (x, spiked))
+    others = torch.arange(K) != 9
+    torch.testing.assert_close(after[others], before[others])
+    assert 1 < after[9] / before[9] < 2
+    assert after[9] < after[3] / 5
+
+
+def test_the_sign_of_what_is_read_does_not_count(
+    problem: Problem, tried_at_1: Callable[[SiteProblem], torch.Tensor]
+) -> None:
+    x, w = with_outliers(), normal(N, K, seed=1)
+    turned = tried_at_1(problem(x * normal(K, seed=4).sign(), w))
+    assert torch.equal(turned, tried_at_1(problem(x, w)))
+
+
+@pytest.mark.parametrize("weight_aware", [False, True])
+def test_channels_that_are_always_zero_keep_their_scale(
+    problem: Problem, weight_aware: bool
+) -> None:
+    x = with_outliers()
+    x[:, [5, 64]] = 0
+    best = found(problem(x, normal(N, K, seed=1)), weight_aware=weight_aware)
+    assert best.alpha is not None
+    assert best.scale[[5, 64]].tolist() == [1, 1]
+    assert torch.isfinite(best.scale).all()
+
+
+def test_a_text_of_zeros_has_no_scale(problem: Problem) -> None:
+    best = found(problem(torch.zeros(4, K), normal(N, K, seed=1)), weight_aware=True)
+    assert (best.alpha, best.error, best.error_before) == (None, 0, 0)
+
+
+@pytest.mark.parametrize("weight_aware", [False, True])
+def test_scales_of_extreme_channels_stay_within_float16(
+    problem: Problem, weight_aware: bool
+) -> None:
+    x, w = normal(ROWS, K), normal(N, K, seed=1)
+    x[:, 0], x[:, 1] = 1e-30, 1e30
+    w[:, 1] = 0  # so that the huge one says nothing of the output
+    w[:, 2] = 0
+    best = found(problem(x, w), weight_aware=weight_aware, steps=4)
+    assert torch.isfinite(best.scale).all()
+    assert best.scale.max() <= LARGEST
+    assert best.scale.min() >= 1 / LARGEST
+    assert torch.isfinite((best.scale * 7).half()).all()
+
+
+def test_centring_by_hand() -> None:
+    assert centred(torch.tensor([1.0, 4.0, 16.0])).tolist() == pytest.approx([0.25, 1, 4])
+    assert centred(torch.tensor([0.0, 9.0, 0.0])).tolist() == [1, 1, 1]
+    assert centred(torch.zeros(2)).tolist() == [1, 1]
+    tiny = torch.tensor([1e-300, 1e-290], dtype=torch.float64)  # their product underflows
+    assert centred(tiny).tolist() == pytest.approx([2.0**-13, 2.0**13])
+
+
+def test_weight_aware_scales_are_among_the_candidates(problem: Problem) -> None:
+    """Weights of very different columns: there dividing by their size helps more."""
+    x, w = normal(ROWS, K), normal(N, K, seed=1) * (2 * normal(K, seed=5)).exp()
+    alone, aware = (found(problem(x, w), weight_aware=each) for each in (False, True))
+    assert aware.error <= alone.error
+    assert aware.error < 0.98 * aware.error_before
+
+
+def test_weight_aware_scales_are_autoawqs(problem: Problem) -> None:
+    x, w = with_outliers(), normal(N, K, seed=1) * (2 * normal(K, seed=5)).exp()
+    best = found(problem(x, w), weight_aware=True)
+    assert best.alpha is not None
+    groups = w.double().abs().reshape(N, -1, 64)
+    size = (groups / groups.amax(-1, keepdim=True)).reshape(N, K).mean(0)
+    magnitude = x.double().abs().mean(0)
+    plain = magnitude**best.alpha
+    aware = plain / (size ** (1 - best.alpha) + 1e-4)
+    candidates = [each / (each.max() * each.min()).sqrt() for each in (plain, aware)]
+    assert any(torch.allclose(best.scale, each, rtol=1e-4) for each in candidates)
+
+
+def test_linears_of_a_site_share_the_scale_and_their_errors_add(problem: Problem) -> None:
+    x, w, other = with_outliers(), normal(N, K, seed=1), 3 * normal(8, K, seed=2)
+    both = found(problem(x, w, other))
+    joined = found(problem(x, torch.cat([w, other])))
+    assert both.alpha == joined.alpha
+    torch.testing.assert_close(both.scale, joined.scale)
+    assert both.error == pytest.approx(joined.error, rel=1e-5)
+
+
+def test_a_linear_that_stays_in_float_has_no_error(problem: Problem) -> None:
+    x, w, router = with_outliers(), normal(N, K, seed=1), 100 * normal(4, K, seed=2)
+    alone = found(problem(x, w))
+    beside = found(problem(x, w, router, unquantized=("w1",)))
+    assert (beside.alpha, beside.error) == (alone.alpha, alone.error)
+    torch.testing.assert_close(beside.scale, alone.scale)
+
+
+def test_what_is_not_quantized_or_was_never_read_has_no_scale(problem: Problem) -> None:
+    x, w = normal(8, 64), normal(3, 64)
+    assert searched(problem(x, w, unquantized=("w0",))) is None
+    assert searched(problem(x, w, unread=("w0",))) is None
+
+
+def test_the_output_of_the_inspected_module_is_what_counts(problem: Problem) -> None:
+    """The module doubles what the channels without outliers answer, and drops all else."""
+    x, w = with_outliers(), normal(N, K, seed=1)
+    weight = torch.nn.Parameter(w, requires_grad=False)
+    select = torch.zeros(N)
+    select[:4] = 2
+
+    def run() -> torch.Tensor:
+        return torch.nn.functional.linear(x, weight) * select
+
+    module = InspectedModule("mlp", run, {"w0": weight})
+    best = found(problem(x, w), None, {"mlp": module}, "mlp")
+    assert best.inspected == "mlp"
+    only = found(problem(x, w[:4]))
+    assert only.inspected is None
+    assert best.error == pytest.approx(only.error, rel=1e-4)
+    assert best.error_before == pytest.approx(only.error_before, rel=1e-4)
+
+
+def test_what_is_searched_stays_as_it_is(problem: Problem) -> None:
+    x, w = with_outliers(), normal(N, K, seed=1)
+    kept = x.clone(), w.clone()
+    found(problem(x, w), weight_aware=True)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(w, kept[1])
