@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from compressed_tensors.quantization import (  # type: ignore[import-not-found]  # in its own venv
+from compressed_tensors.quantization import (
     QuantizationArgs,
     QuantizationScheme,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from activation_task import ActivationTask
-from compressed_tensors.quantization import (  # type: ignore[import-not-found]  # in its own venv
+from compressed_tensors.quantization import (
     QuantizationArgs,
     QuantizationScheme,
 )

@@ -31,6 +31,8 @@ INT4 = WeightScheme(4, 32, symmetric=False)
 def test_a_lowered_graph_holds_every_weight_as_stored(
     stored_in: Callable[[str], Checkpoint], way: str, target: str
 ) -> None:
+    if (way, target) == ("int8 dynamic", "tensorrt-rtx"):
+        pytest.skip("the target refuses activations that are quantized at run time")
     checkpoint = stored_in(way)
     model = export(checkpoint).model
     given = imported(checkpoint).given
