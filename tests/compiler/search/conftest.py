@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,20 @@ import torch
 
 from castline.compiler.graph.folds.plan import fold_sites
 from castline.compiler.graph.folds.site import Consumer, Site
+from castline.compiler.plan.decisions import CalibrationFacts, PlanIdentity, QuantPlan
+from castline.compiler.plan.store import PlanStore
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.search import planning
 from castline.compiler.search.block_plan import BlockSearch, SiteDecision
 from castline.compiler.search.blocks import BlockModel
 from castline.compiler.search.inspection import inspected_path, inspecting
 from castline.compiler.search.linear_calls import LinearCalls
 from castline.compiler.search.observation import Observations, Observed
+from castline.compiler.search.planning import PlanSearch, Searched
 from castline.compiler.search.second_moments import SecondMoments, first_readers
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
+from castline.exporters.checkpoint import Checkpoint
+from castline.progress import SilentProgress
 
 TOKENS = np.random.default_rng(0).integers(3, 100, (4, 12))
 
@@ -167,5 +174,80 @@ def problem() -> Callable[..., SiteProblem]:
         )
         consumers = tuple(Consumer(one.name, one.name, np.arange(k)) for one in linears)
         return SiteProblem(Site("x", "gain", "norm gain", consumers, (), k, None), linears)
+
+    return of
+
+
+@pytest.fixture
+def tokens() -> np.ndarray:
+    """Return the calibration text of `search`: three samples of eight tokens."""
+    return np.random.default_rng(0).integers(3, 100, (3, 8))
+
+
+@pytest.fixture
+def kept() -> dict[str, str]:
+    """Return what stays in float when `search` runs, with the reason."""
+    return {"model.layers.1.self_attn.k_proj.weight": "the recipe keeps *.1.*k_proj"}
+
+
+@pytest.fixture
+def search(
+    sample: Callable[[str], Any],
+    sites: Callable[[str], tuple[Site, ...]],
+    w8a8: Callable[..., Recipe],
+    tokens: np.ndarray,
+    kept: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., PlanSearch]:
+    """Return the search for a sample's plan, which runs two samples at once, then the third."""
+    monkeypatch.setattr(planning, "_TOKENS_AT_ONCE", {"cpu": 16})
+
+    def of(
+        name: str = "llama", recipe: Recipe | None = None, checkpoint: Checkpoint | None = None
+    ) -> PlanSearch:
+        recipe = recipe or w8a8()
+        model = BlockModel(
+            checkpoint or sample(name).checkpoint(),
+            observes_cache=recipe.cache_scheme is not None,
+        )
+        return PlanSearch(model, Searched(sites(name), kept), recipe, tokens)
+
+    return of
+
+
+@pytest.fixture
+def store_in(tokens: np.ndarray) -> Callable[[Path, Recipe], PlanStore]:
+    """Return the store of a plan of three blocks in a folder, begun or gone on with."""
+
+    def begun(folder: Path, recipe: Recipe) -> PlanStore:
+        facts = CalibrationFacts("shipped", "t", *tokens.shape, 0, chat_template=False)
+        identity = PlanIdentity("c", recipe.searched, facts, "1.0")
+        store = PlanStore(folder, identity, recipe.model_dump(mode="json"), blocks=3)
+        store.begin(overwrite=False)
+        return store
+
+    return begun
+
+
+@pytest.fixture
+def planned(store_in: Callable[[Path, Recipe], PlanStore]) -> Callable[..., QuantPlan]:
+    """Return the plan that a search makes in a folder."""
+
+    def made(search: PlanSearch, folder: Path) -> QuantPlan:
+        return search.into(store_in(folder, search.recipe), SilentProgress())
+
+    return made
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Return every file below a folder by its path there."""
+
+    def of(folder: Path) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
 
     return of
