@@ -1,15 +1,23 @@
-"""Say where an output comes from, for its manifest and its report."""
+"""Say what an output is and where it comes from: its report, its plan and its manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from castline.compiler.package.manifest import write_manifest
+from castline.compiler.plan.decisions import QuantPlan
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.report.inspection import KindSize
 from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
+from castline.compiler.report.page import write_page
+from castline.compiler.report.record import write_report
+from castline.progress import Progress
 
 if TYPE_CHECKING:
     from castline.compiler.check.evaluation_text import HeldOutPassages, HeldOutText
@@ -18,6 +26,29 @@ PLAN = "plan"
 """The folder of an output that holds the plan it was quantized by."""
 _LIBRARIES = ("onnx", "onnx-ir", "onnxscript", "torch", "transformers")
 _OPTIONAL_LIBRARIES = ("onnxruntime", "onnxruntime-gpu")
+
+
+def write_accounts(
+    folder: Path,
+    outcome: CompileOutcome,
+    manifest: Mapping[str, object],
+    sources: Mapping[str, str],
+    kinds: Sequence[KindSize],
+    plan: tuple[Path, QuantPlan] | None,
+    progress: Progress,
+) -> None:
+    """Write what tells of a compilation beside its result, the manifest last.
+
+    `manifest` is of `facts`, `sources` of `provenance`; `plan` is what it was quantized by, and the
+    folder that holds it, which is copied. Raises OutputError when something cannot be written.
+    """
+    write_report(folder, outcome)
+    with progress.stage("Writing the report"):
+        write_page(folder, outcome, None if plan is None else plan[1], kinds, sources)
+    if plan is not None:
+        shutil.copytree(plan[0], folder / PLAN)
+    with progress.stage("Writing the manifest"):
+        write_manifest(folder, manifest)
 
 
 def origin(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from castline.compiler.accounts import PLAN, facts, origin, provenance
+from castline.compiler.accounts import facts, origin, provenance, write_accounts
 from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.provenance import local_path, opening_title
 from castline.compiler.importing.imported import imported
@@ -22,7 +22,7 @@ from castline.compiler.package.companions import (
 )
 from castline.compiler.package.manifest import write_manifest
 from castline.compiler.package.publish import publishing
-from castline.compiler.planning import hashed, plan_beside, plan_for, require_apart
+from castline.compiler.planning import hashed, plan_beside, plan_for
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.report.inspection import inspect_graph
 from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
@@ -168,12 +168,11 @@ def compile_model(
             output,
             recipe=recipe,
             given=plan,
+            judged_by=text,
             sha256=sha256,
             device=device,
             progress=progress,
         )
-        if quantization is not None and text is not None:
-            require_apart(quantization, text.source, text.sha256)
         context = context_length(checkpoint.config)
         stored = imported(exported.checkpoint, progress) if recipe.as_stored else None
         notes = exported.notes + quantize_graph(exported.model, recipe, quantization, stored)
@@ -214,14 +213,15 @@ def compile_model(
             quantization=None if quantization is None else plan_json(quantization),
             stored_codes=carried.to_json() if carried.codes else None,
         )
-        write_report(folder, outcome)
-        with progress.stage("Writing the report"):
-            kinds = inspect_graph(folder / MODEL).kinds
-            write_page(folder, outcome, quantization, kinds, provenance(sha256, text))
-        if quantization is not None:
-            shutil.copytree(plan or plan_beside(output), folder / PLAN)
-        with progress.stage("Writing the manifest"):
-            write_manifest(folder, facts(outcome, sha256, recipe, float_type, text, built.facts))
+        write_accounts(
+            folder,
+            outcome,
+            facts(outcome, sha256, recipe, float_type, text, built.facts),
+            provenance(sha256, text),
+            inspect_graph(folder / MODEL).kinds,
+            None if quantization is None else (plan or plan_beside(output), quantization),
+            progress,
+        )
     if plan is None and quantization is not None:
         shutil.rmtree(plan_beside(output))
     return outcome

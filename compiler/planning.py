@@ -26,6 +26,7 @@ SAMPLE_LENGTH = 512
 
 if TYPE_CHECKING:
     from castline.compiler.calibration.samples import CalibrationSamples
+    from castline.compiler.check.evaluation_text import HeldOutPassages, HeldOutText
 
 
 def quantize_model(
@@ -80,6 +81,7 @@ def plan_for(
     *,
     recipe: Recipe,
     given: Path | None,
+    judged_by: HeldOutText | HeldOutPassages | None,
     sha256: str,
     device: str,
     progress: Progress,
@@ -87,24 +89,28 @@ def plan_for(
     """Return the plan to quantize by: the one given, or one made for this run if it needs one.
 
     A plan that is made stays beside the output until that is published, so that a run that was
-    stopped, or whose gate failed, need not search again.
+    stopped, or whose gate failed, need not search again. `judged_by` is the evaluation text, which
+    must not be the one that the plan was calibrated on. Raises RecipeError and OutputError.
     """
     if given is not None:
         plan = read_plan(given)
         require_fitting(plan, given, recipe, sha256)
-        return plan
-    if not recipe.needs_calibration:
+    elif not recipe.needs_calibration:
         return None
-    return make_plan(
-        checkpoint,
-        exported,
-        plan_beside(output),
-        recipe=recipe,
-        sha256=sha256,
-        device=device,
-        overwrite=True,
-        progress=progress,
-    )
+    else:
+        plan = make_plan(
+            checkpoint,
+            exported,
+            plan_beside(output),
+            recipe=recipe,
+            sha256=sha256,
+            device=device,
+            overwrite=True,
+            progress=progress,
+        )
+    if judged_by is not None:
+        require_apart(plan, judged_by.source, judged_by.sha256)
+    return plan
 
 
 def plan_beside(output: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from castline.compiler.accounts import PLAN, facts, provenance
+from castline.compiler.accounts import facts, provenance, write_accounts
 from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.provenance import local_path, opening_title
 from castline.compiler.huggingface.config import complete_config
@@ -33,15 +33,12 @@ from castline.compiler.importing.imported import Imported, imported
 from castline.compiler.importing.requantizing import require_carrying
 from castline.compiler.opening import AS_STORED, float_type_of, text_to_judge_by, tried
 from castline.compiler.package.companions import save_config_and_tokenizer
-from castline.compiler.package.manifest import write_manifest
 from castline.compiler.package.publish import publishing
 from castline.compiler.plan.decisions import QuantPlan
-from castline.compiler.planning import hashed, plan_beside, plan_for, require_apart
+from castline.compiler.planning import hashed, plan_beside, plan_for
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.report.outcome import CompileOutcome
-from castline.compiler.report.page import write_page
 from castline.compiler.report.quantization import plan_json
-from castline.compiler.report.record import write_report
 from castline.compiler.rewriting import planned_folds
 from castline.compiler.searchable import stays_float
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
@@ -106,12 +103,11 @@ def compile_to_huggingface(
             output,
             recipe=recipe,
             given=plan,
+            judged_by=text,
             sha256=sha256,
             device=device,
             progress=progress,
         )
-        if quantization is not None and text is not None:
-            require_apart(quantization, text.source, text.sha256)
         recast = dtype not in (None, AS_STORED)
         stored = imported(exported.checkpoint, progress) if recipe.as_stored else None
         handed = _handed_back(exported, recipe, quantization, stored, float_type, recast=recast)
@@ -140,13 +136,15 @@ def compile_to_huggingface(
             quantization=None if quantization is None else plan_json(quantization),
             stored_codes=carried.to_json() if carried.codes else None,
         )
-        write_report(folder, outcome)
-        with progress.stage("Writing the report"):
-            write_page(folder, outcome, quantization, (), provenance(sha256, text))
-        if quantization is not None:
-            shutil.copytree(plan or plan_beside(output), folder / PLAN)
-        with progress.stage("Writing the manifest"):
-            write_manifest(folder, facts(outcome, sha256, recipe, float_type, text, {}))
+        write_accounts(
+            folder,
+            outcome,
+            facts(outcome, sha256, recipe, float_type, text, {}),
+            provenance(sha256, text),
+            (),
+            None if quantization is None else (plan or plan_beside(output), quantization),
+            progress,
+        )
     if plan is None and quantization is not None:
         shutil.rmtree(plan_beside(output))
     return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.accounts import facts, origin, provenance
+from castline.compiler.accounts import facts, origin, provenance, write_accounts
 from castline.compiler.check.evaluation_text import HeldOutText
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.report.outcome import CompileOutcome
+from castline.progress import SilentProgress
 
 TEXT = HeldOutText(np.zeros((1, 4), np.int64), "beef", "held_out.txt")
 
@@ -50,3 +52,22 @@ def test_the_same_compilation_has_the_same_facts_however_long_it_took() -> None:
     assert made(1)["dtype"] == "float16"
     assert made(1)["build"] == {"a": 1}
     assert made(1)["evaluation_text"] == {"source": "held_out.txt", "sha256": "beef"}
+
+
+def test_the_manifest_counts_the_result_beside_which_it_and_the_report_are_written(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    done = outcome()
+    made = facts(done, "cafe", load_recipe("w4a16-rtn"), ir.DataType.FLOAT16, TEXT, {})
+    sources = provenance("cafe", TEXT)
+    write_accounts(tmp_path, done, made, sources, (), None, SilentProgress())
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model.onnx",
+        "report.json",
+        "report.html",
+        "manifest.json",
+    }
+    assert manifest["checkpoint_sha256"] == "cafe"
+    assert list(manifest["files"]) == ["model.onnx"]
