@@ -22,9 +22,6 @@ SCRIPTS = {
     NNCF: "nncf_awq.py",
     AUTOAWQ: "autoawq_awq.py",
 }
-GROUP_SIZES = (64, 128, 32)
-SLOW_AT = 64
-"""The groups in which peers are measured whose search takes five to twenty minutes."""
 ROUND, SCALE, CLIP = "round-to-nearest", "AWQ", "AWQ, clip"
 COMPENSATED = "AWQ, clip, compensated"
 SCALES, GPTQ = "AWQ, scales", "GPTQ"
@@ -50,6 +47,21 @@ class Scheme:
     def name(self) -> str:
         """As it stands in the results, which have the bits beside it."""
         return f"g{self.group_size}{'' if self.symmetric else ' zero-points'}"
+
+
+COMPARED = Scheme(4, 64, symmetric=True)
+"""Where every peer is measured; elsewhere those whose search does not take ten minutes."""
+SCHEMES = (
+    COMPARED,
+    Scheme(3, 64, symmetric=True),
+    Scheme(4, 128, symmetric=True),
+    Scheme(3, 128, symmetric=True),
+    Scheme(4, 32, symmetric=True),
+    Scheme(3, 32, symmetric=True),
+    Scheme(4, 64, symmetric=False),
+    Scheme(3, 64, symmetric=False),
+    Scheme(4, 128, symmetric=False),  # that of the preset w4a16-awq
+)
 
 
 @dataclass(frozen=True)
@@ -110,27 +122,21 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Yield every case, those of one scheme beside each other."""
-    for bits in (4, 3):
-        for group_size in GROUP_SIZES:
-            for symmetric in (True, False):
-                scheme = Scheme(bits, group_size, symmetric)
-                yield from (Case(CASTLINE, scheme, method) for method in OURS)
-                yield from _peers(scheme)
+    """Yield every case, those of one scheme beside each other, and the slowest peer last."""
+    for scheme in SCHEMES:
+        methods = OURS if scheme.symmetric else (ROUND, COMPENSATED)
+        yield from (Case(CASTLINE, scheme, method) for method in methods)
+        yield from _peers(scheme)
+    yield Case(AUTOAWQ, COMPARED, CLIP)
 
 
 def _peers(scheme: Scheme) -> Iterator[Case]:
-    """Yield what the peers do at a scheme, each where it can; the slow ones at g64 only."""
-    slow = scheme.group_size == SLOW_AT
-    if scheme.symmetric:  # ModelOpt's presets have no zero-points
-        yield Case(MODELOPT, scheme, SCALE)
-        if slow:
-            yield Case(MODELOPT, scheme, CLIP)
+    """Yield what the peers do at a scheme, each where it can."""
     if scheme.bits == 4:  # NNCF has no other
         yield Case(NNCF, scheme, SCALES)
-    if scheme.group_size == 128:  # divides no row of 576, which the others insist on
-        return
-    yield Case(LLM_COMPRESSOR, scheme, GPTQ)
-    if slow:
+    if scheme.group_size != 128:  # divides no row of 576, which llm-compressor insists on
+        yield Case(LLM_COMPRESSOR, scheme, GPTQ)
+    if scheme == COMPARED:
         yield Case(LLM_COMPRESSOR, scheme, SCALE)
-        yield Case(AUTOAWQ, scheme, CLIP)
+    if scheme.symmetric and scheme.bits == 4:  # as ModelOpt's presets are
+        yield Case(MODELOPT, scheme, SCALE)

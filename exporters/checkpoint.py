@@ -22,7 +22,13 @@ from castline.exporters.readers.quantized import QuantizedReader, refuse_unexpla
 from castline.exporters.readers.shards import open_weights
 from castline.exporters.readers.stored import StoredMatrix, StoredScheme
 from castline.exporters.readers.stored_codes import CodesOfReader, StoredCodes
-from castline.exporters.readers.tensors import Array, TensorReader, TensorSpec, non_finite_count
+from castline.exporters.readers.tensors import (
+    Array,
+    Indices,
+    TensorReader,
+    TensorSpec,
+    non_finite_count,
+)
 from castline.exporters.readers.tokenizer import (
     FolderTokenizer,
     GgufTokenizer,
@@ -79,6 +85,23 @@ class Checkpoint:
         if not isinstance(self.reader, ConvertedReader):  # it reads by way of a checkpoint itself
             self._require_finite(name, array)
         return array
+
+    def rows_of(self, name: str) -> Callable[[Indices], Array]:
+        """Return what gives rows [n, ...] of a tensor for indices [n] along its first axis.
+
+        What is stored as it is, is read where the rows lie alone; it stays open as long as what is
+        returned. That raises CheckpointError for rows that hold NaN or Inf.
+        """
+        if isinstance(self.reader, ConvertedReader):
+            return self.reader.rows_of(name)
+        array = self.reader.read(name)
+
+        def rows(indices: Indices) -> Array:
+            chosen: Array = array[indices]
+            self._require_finite(name, chosen)
+            return chosen
+
+        return rows
 
     def parts(self, name: str) -> Iterator[Array]:
         """Yield a tensor in parts [n, ...] along its first axis, each read when it is due.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from copy import deepcopy
 from typing import TypeAlias
 
@@ -80,6 +80,21 @@ class TorchWeights:
     def names(self) -> tuple[str, ...]:
         """Every parameter and persistent buffer, tied ones under each of their names."""
         return tuple(self._shapes)
+
+    def stores(self, name: str) -> bool:
+        """Whether the checkpoint holds a tensor of this name in the model's shape."""
+        spec = self._checkpoint.tensors.get(name)
+        return spec is not None and spec.shape == self._shapes[name]
+
+    def rows_of(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what gives rows [n, K] of a matrix for indices [n]; see `Checkpoint.rows_of`."""
+        stored = self._checkpoint.rows_of(name)
+
+        def rows(indices: torch.Tensor) -> torch.Tensor:
+            chosen = stored(indices.cpu().numpy())
+            return _torch_from_numpy(chosen, self._dtype).to(self._device)
+
+        return rows
 
     def fill(self, names: Collection[str] | None = None) -> None:
         """Give those of `names` (None: all) their values, one at a time, and tie what is tied.

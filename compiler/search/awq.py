@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from castline.compiler.recipes.scaling import Scaling
@@ -17,6 +18,8 @@ from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
 
 Tensor: TypeAlias = torch.Tensor
 
+_FINALISTS = 4  # scales that a glimpse leaves to be tried on all rows
+_GLIMPSED_ROWS = 128
 _LEAST_WEIGHT = 1e-4  # added to the weights' size before it is divided by, as AutoAWQ does
 
 
@@ -27,7 +30,8 @@ class Awq:
     Source: Lin et al., AWQ, arXiv:2306.00978, equations 4 and 5, and the authors' code for what the
     paper leaves out: the mean in place of the maximum, the centring, and which module's output is
     compared. Differs: alpha reaches 1, where the code ends one step before; a channel that is zero
-    in the text keeps s = 1; errors are those of some 512 rows; all is computed in float32 or wider.
+    in the text keeps s = 1; every alpha is tried on some 128 rows, and the best of them, and no
+    scale, on some 512; all is computed in float32 or wider.
     """
 
     scaling: Scaling
@@ -35,6 +39,8 @@ class Awq:
     moments: SecondMoments
     modules: Mapping[str, InspectedModule]
     """Those whose output may be compared, by path in the block."""
+    glimpses: Mapping[str, InspectedModule] = field(default_factory=dict)
+    """The same as they run on fewer tokens."""
 
     def __call__(self, problem: SiteProblem, inspected: str | None) -> FoundScale | None:
         """Return the best scale; None where the text never reached a linear to be quantized.
@@ -45,11 +51,17 @@ class Awq:
         if not read:
             return None
         module = None if inspected is None else self.modules.get(inspected)
-        trial = _Trial(read, self.quantizer, module)
         none = torch.ones(problem.site.scales, dtype=torch.float64, device=read[0].weight.device)
+        candidates = list(self._candidates(problem, read, none))
+        if len(candidates) > _FINALISTS:
+            glimpse = None if module is None else self.glimpses.get(module.path, module)
+            trial = _Trial(read, self.quantizer, glimpse, _GLIMPSED_ROWS)
+            errors = [trial.error(scale) for _, scale in candidates]
+            candidates = [candidates[i] for i in sorted(np.argsort(errors)[:_FINALISTS])]
+        trial = _Trial(read, self.quantizer, module)
         before = trial.error(none)
         best = FoundScale(none, None, before, before, None if module is None else inspected)
-        for alpha, scale in self._candidates(problem, read, none):
+        for alpha, scale in candidates:
             best = best.or_better(scale, alpha, trial.error(scale))
         return best
 
@@ -120,28 +132,38 @@ class _Trial:
         read: tuple[ReadingLinear, ...],
         quantizer: Quantizer,
         module: InspectedModule | None,
+        rows: int | None = None,
     ) -> None:
+        """Compare the output of `module`, or of the linears for up to so many rows, None: all."""
         self._read = read
         self._quantizer = quantizer
         self._module = module
         self._reference = None if module is None else module.run().float().clone()
+        self._rows = () if module is not None else tuple(_rows(one, rows) for one in read)
+        products = (x @ one.weight.T for x, one in zip(self._rows, read, strict=False))
+        self._whole = sum(_squares(product) for product in products)
 
     def error(self, scale: Tensor) -> float:
         """Return the squared error of what is compared, over its square."""
         weights = {(one.name, one.expert): self._rounded(one, scale) for one in self._read}
         if self._module is not None and self._reference is not None:
             return self._module.error(weights, self._reference)
-        error = whole = 0.0
-        for one in self._read:
-            assert one.observed is not None, "only what was read is tried"
-            rows = one.observed.rows
-            error += _squares(rows @ (weights[one.name, one.expert] - one.weight).T)
-            whole += _squares(rows @ one.weight.T)
-        return error / whole if whole > 0 else 0.0
+        if self._whole == 0:
+            return 0.0
+        error = 0.0
+        for x, one in zip(self._rows, self._read, strict=True):
+            error += _squares(x @ weights[one.name, one.expert].sub_(one.weight).T)
+        return error / self._whole
 
     def _rounded(self, one: ReadingLinear, scale: Tensor) -> Tensor:
         channels = one.channels(scale)
         return self._quantizer.weight(one.weight * channels).div_(channels)
+
+
+def _rows(one: ReadingLinear, most: int | None) -> Tensor:
+    assert one.observed is not None, "only what was read is tried"
+    rows = one.observed.rows
+    return rows if most is None else rows[:: -(-len(rows) // most)]
 
 
 def _squares(values: Tensor) -> float:

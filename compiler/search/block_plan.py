@@ -71,6 +71,8 @@ class BlockSearch:
     """Of what the linears read, where the recipe asks what errors cost at the output."""
     modules: Mapping[str, InspectedModule] = field(default_factory=dict)
     """Those whose output a scale is judged by, by path in the block."""
+    glimpses: Mapping[str, InspectedModule] = field(default_factory=dict)
+    """The same as they run on fewer tokens."""
 
     def fold(self, sites: Sequence[Site], observations: Observations) -> tuple[SiteDecision, ...]:
         """Choose a scale for every site and fold it; return the decisions in the order of `sites`.
@@ -150,7 +152,9 @@ class BlockSearch:
         if self.recipe.algorithm == "smoothquant":
             return smooth(problem, self.recipe.smoothing, self._quantizer)
         assert self.moments is not None, "AWQ gathers moments"
-        search = Awq(self.recipe.scaling, self._quantizer, self.moments, self.modules)
+        search = Awq(
+            self.recipe.scaling, self._quantizer, self.moments, self.modules, self.glimpses
+        )
         return search(problem, inspected_path(problem.site, self.prefix))
 
     def _takes_explicit(self, problem: SiteProblem) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from castline.compiler.search.cache_peaks import ObservedCache
+from castline.compiler.search.embedding_rows import EmbeddingRows
 from castline.errors import UnsupportedArchitectureError
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.interface import interface_of
@@ -59,8 +60,9 @@ class BlockModel:
     ) -> None:
         """Build the model and fill what stands around its blocks.
 
-        Raises CheckpointError where tensors are missing, UnsupportedArchitectureError where there
-        is not one list of layers.
+        Embeddings and the head stay where they are until logits are asked for. Raises
+        CheckpointError where tensors are missing, UnsupportedArchitectureError where there is not
+        one list of layers.
         """
         self.device = torch.device(device)
         self.decodes = interface_of(checkpoint.config).cached
@@ -75,7 +77,14 @@ class BlockModel:
         self._weights = TorchWeights(self.model, checkpoint, torch.float32, self.device)
         _move_buffers(self.model, self.device)
         inside = tuple(self.prefix(index) for index in range(len(self.blocks)))
-        self._weights.fill([n for n in self._weights.names if not n.startswith(inside)])
+        outside = [name for name in self._weights.names if not name.startswith(inside)]
+        tables = _embeddings(self.model, outside)
+        self._deferred: set[str] = set()
+        """Of the weights around the blocks, those that only logits need in memory."""
+        if all(self._weights.stores(name) for name in tables):
+            self._deferred = tables.keys() | _head_names(self.model, outside)
+        self._embeddings = EmbeddingRows(self._weights, tables)
+        self._weights.fill([name for name in outside if name not in self._deferred])
         self._calls: dict[tuple[int, int], dict[int, _Call]] = {}
         self.cache = ObservedCache() if observes_cache else None
         self._beside: tuple[Any, ...] | None = None
@@ -103,11 +112,13 @@ class BlockModel:
         finally:
             self._weights.drop(names)
 
-    def entering(self, tokens: Tokens) -> Tensor:
-        """Return what enters the first block, [B, S, hidden], for tokens [B, S]."""
-        recorder = self._around(tokens)
-        assert recorder.entering is not None, "a model runs its blocks"
-        return recorder.entering
+    def entering(self, tokens: Tokens, rows: int) -> Iterator[Tensor]:
+        """Yield what enters the first block, [rows, S, hidden], for tokens [B, S]."""
+        with self._embeddings.held_open():
+            for begin in range(0, len(tokens), rows):
+                recorder = self._around(tokens[begin : begin + rows])
+                assert recorder.entering is not None, "a model runs its blocks"
+                yield recorder.entering
 
     def run(self, index: int, hidden: Tensor) -> Tensor:
         """Return what leaves a loaded block, for what enters it [B, S, hidden]."""
@@ -118,6 +129,8 @@ class BlockModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits [B, S, V], or an encoder's last hidden state, after the last block."""
+        self._weights.fill(self._deferred)
+        self._deferred = set()
         tokens = np.zeros(hidden.shape[:2], np.int64)
         recorder = _Recorder(leaving=hidden.to(self.device))
         return self._output(tokens, recorder)
@@ -127,8 +140,9 @@ class BlockModel:
         shape = (hidden.shape[0], hidden.shape[1])
         if shape not in self._calls:
             tokens = np.zeros(shape, np.int64)
-            first = self._around(tokens).calls
-            other = self._around(tokens + 1).calls
+            with self._embeddings.held_open():
+                first = self._around(tokens).calls
+                other = self._around(tokens + 1).calls
             _require_equal(first, other, type(self.model).__name__)
             self._calls[shape] = first
         return self._calls[shape]
@@ -147,7 +161,7 @@ class BlockModel:
         if self.decodes:
             inputs = {**token_inputs(self.model, ids, mask), "use_cache": self.cache is not None}
             inputs["past_key_values"] = self.cache
-        with torch.inference_mode(), self._standing_in(recorder):
+        with torch.inference_mode(), self._standing_in(recorder), self._embeddings.answering():
             output = self.model(**inputs)
         return output.logits if self.decodes else output[0]
 
@@ -182,6 +196,19 @@ class BlockModel:
             return (leaving, *self._beside) if self._answers_with_tuple else leaving
 
         return forward
+
+
+def _embeddings(model: PreTrainedModel, names: list[str]) -> dict[str, torch.nn.Embedding]:
+    """Return the embeddings of a model whose weights are among `names`, by their weights' names."""
+    found = {f"{path}.weight": module for path, module in model.named_modules()}
+    return {n: found[n] for n in names if isinstance(found.get(n), torch.nn.Embedding)}
+
+
+def _head_names(model: PreTrainedModel, names: list[str]) -> set[str]:
+    """Return those of `names` that belong to the head, which makes logits of hidden states."""
+    head = model.get_output_embeddings()
+    paths = tuple(f"{path}." for path, module in model.named_modules() if module is head)
+    return {name for name in names if name.startswith(paths)}
 
 
 def _hidden(answer: Any) -> Tensor:

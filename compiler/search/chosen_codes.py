@@ -11,6 +11,7 @@ import torch
 from castline.compiler.quant.round_to_nearest import QuantizedMatrix
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.recipes.scaling import Clipping
 from castline.compiler.search.clipping import clipped_grid
 from castline.compiler.search.compensation import compensated
 from castline.compiler.search.fake_grids import FakeGrid, weight_grid
@@ -18,6 +19,7 @@ from castline.compiler.search.fake_ranges import weight_range
 
 Tensor: TypeAlias = torch.Tensor
 
+_WEIGHTS_AT_ONCE = 1 << 18  # in whole rows, which are chosen apart: what is tried is many copies
 _SCALE_BITS = 11  # significant bits of a scale: those of float16, so that no target rounds it again
 
 
@@ -62,17 +64,46 @@ def choose_codes(
     n, k = weight.shape
     group = scheme.group_for(k)
     groups = weight.reshape(n, -1, group if isinstance(group, int) else k)
+    leaf = name.removesuffix(".weight").rpartition(".")[2]
+    clipping = None if recipe.clipping is None or leaf in recipe.clipping.leave else recipe.clipping
+    compensating = recipe.rounding == "compensated"
+    parts = [
+        _chosen(part, second, scheme, clipping, compensating=compensating)
+        for part in groups.tensor_split(-(-groups.numel() // _WEIGHTS_AT_ONCE))
+    ]
+    return _joined(parts)
+
+
+def _chosen(
+    groups: Tensor,
+    second: Tensor | None,
+    scheme: WeightScheme,
+    clipping: Clipping | None,
+    *,
+    compensating: bool,
+) -> ChosenCodes:
+    """Return the codes of some rows of a matrix, [N, G, group]."""
     whole = _grid(groups, scheme)
     grid, clipped = whole, None
-    leaf = name.removesuffix(".weight").rpartition(".")[2]
-    if second is not None and recipe.clipping is not None and leaf not in recipe.clipping.leave:
-        grid, _ = clipped_grid(groups, second, scheme, recipe.clipping)
+    if second is not None and clipping is not None:
+        grid, _ = clipped_grid(groups, second, scheme, clipping)
         clipped = float((grid.scale < whole.scale).float().mean())
-    if second is not None and recipe.rounding == "compensated":
+    if second is not None and compensating:
         grid, steps = compensated(groups, second, grid)
         return ChosenCodes(steps, _stored(grid), clipped)
     grid = _stored(grid)
     return ChosenCodes(grid.steps(groups), grid, clipped)
+
+
+def _joined(parts: list[ChosenCodes]) -> ChosenCodes:
+    """Return the codes of a matrix, given those of its rows in order."""
+    shares = [(part.clipped, len(part.steps)) for part in parts if part.clipped is not None]
+    rows = sum(count for _, count in shares)
+    return ChosenCodes(
+        torch.cat([part.steps for part in parts]),
+        FakeGrid.joined([part.grid for part in parts]),
+        sum(share * count for share, count in shares) / rows if shares else None,
+    )
 
 
 def _grid(groups: Tensor, scheme: WeightScheme) -> FakeGrid:

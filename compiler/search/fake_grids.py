@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -41,6 +42,16 @@ class FakeGrid:
             return FakeGrid(scale, None, self.code_range)
         zero_point = torch.where(better, other.zero_point, self.zero_point)
         return FakeGrid(scale, zero_point, self.code_range)
+
+    @classmethod
+    def joined(cls, parts: Sequence[FakeGrid]) -> FakeGrid:
+        """Return one grid for what those of `parts` are for, one after the other along N."""
+        zero_points = [part.zero_point for part in parts if part.zero_point is not None]
+        return cls(
+            torch.cat([part.scale for part in parts]),
+            torch.cat(zero_points) if zero_points else None,
+            parts[0].code_range,
+        )
 
 
 def weight_grid(low: Tensor, high: Tensor, scheme: WeightScheme) -> FakeGrid:

@@ -35,8 +35,8 @@ from castline.progress import Progress
 
 Tokens: TypeAlias = NDArray[np.int64]
 
-_INSPECTED_TOKENS = 512  # on which a module is run again for every scale that is tried
-_TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
+_GLIMPSED, _INSPECTED = 128, 512  # tokens that modules are run on: for all scales, for the best
+_TOKENS_AT_ONCE = {"cpu": 512, "cuda": 8192}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +81,10 @@ class PlanSearch:
         first = store.finished
         if first == len(self.model.blocks) or _states(store.work, first).path.is_file():
             return first
+        return_freed_memory()
         with self._writer(store.work, 0) as writer:
-            for begin in range(0, len(self.tokens), self._rows):
-                writer.append(self.model.entering(self.tokens[begin : begin + self._rows]))
+            for hidden in self.model.entering(self.tokens, self._rows):
+                writer.append(hidden)
         return 0
 
     def _block(self, index: int, work: Path) -> PlannedBlock:
@@ -93,11 +94,13 @@ class PlanSearch:
             parameters = self.model.parameters(index)
             observations = Observations(-(-len(self.tokens) // self._rows), seed=index)
             search = self._observed(index, sites, parameters, observations, work)
+            return_freed_memory()
             decisions = search.fold(sites, observations)
             ranges, cache = self._static(index, decisions, parameters, entering)
             linears: list[PlannedLinear] = []
             codes: dict[str, GivenCodes] = {}
             for decision in decisions:
+                return_freed_memory()
                 planned, chosen = search.linears(decision, observations, ranges)
                 linears.extend(planned)
                 codes |= chosen
@@ -130,7 +133,8 @@ class PlanSearch:
             self.searched.reads_float,
             prefix,
             moments,
-            self._inspected(index, sites, parameters, work),
+            self._inspected(index, sites, parameters, work, _INSPECTED),
+            self._inspected(index, sites, parameters, work, _GLIMPSED),
         )
 
     def _inspected(
@@ -139,14 +143,15 @@ class PlanSearch:
         sites: tuple[Site, ...],
         parameters: Mapping[str, torch.Tensor],
         work: Path,
+        tokens: int,
     ) -> dict[str, InspectedModule]:
-        """Return the modules by whose output scales are judged, as they run on a few samples."""
+        """Return the modules by whose output scales are judged, as they run on so many tokens."""
         if self.recipe.algorithm != "awq":
             return {}
         inspected = (inspected_path(site, self.model.prefix(index)) for site in sites)
         paths = {path for path in inspected if path is not None}
-        samples = max(1, _INSPECTED_TOKENS // self.tokens.shape[1])
-        hidden = next(_states(work, index).batches(samples))[:, :_INSPECTED_TOKENS]
+        samples = max(1, tokens // self.tokens.shape[1])
+        hidden = next(_states(work, index).batches(samples))[:, :tokens]
         with inspecting(self.model.blocks[index], paths, parameters) as modules:
             self.model.run(index, hidden)
         return modules

@@ -98,8 +98,8 @@ class _Block:
 def _entering(model: BlockModel, tokens: Tokens, path: Path) -> HiddenStates:
     """Return what enters the first block."""
     with HiddenStatesWriter(path, *tokens.shape) as writer:
-        for sample in tokens:
-            writer.append(model.entering(sample[None]))
+        for sample in model.entering(tokens, rows=1):
+            writer.append(sample)
     return HiddenStates(path)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from castline.exporters.readers.tensors import Array, TensorSpec
+from castline.exporters.readers.tensors import Array, Indices, TensorSpec
 
 if TYPE_CHECKING:
     from castline.exporters.checkpoint import Checkpoint
@@ -63,6 +63,14 @@ class ConvertedReader:
         """Yield the tensor's parts [n, ...] along its first axis, reading each when it is due."""
         for part in self._made[name].parts:
             yield self._part(part)
+
+    def rows_of(self, name: str) -> Callable[[Indices], Array]:
+        """Return what gives rows of the tensor; one that is made of others is read for it."""
+        parts = self._made[name].parts
+        if len(parts) == 1 and parts[0].make is None:
+            return self._checkpoint.rows_of(parts[0].sources[0])
+        array = self.read(name)
+        return lambda indices: array[indices]
 
     def file_of(self, name: str) -> Path:
         """Return the file that holds the tensor, or the first of what it is made of."""

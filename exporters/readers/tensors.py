@@ -15,6 +15,7 @@ import numpy.typing as npt
 from castline.errors import CheckpointError
 
 Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -60,7 +60,7 @@ def simulated(source: str, plan: QuantPlan) -> Any:
     """Return what the search expects of the quantized model: logits, or an encoder's states."""
     model = BlockModel(open_checkpoint(source))
     sites = {site.value: site for site in fold_sites(export(open_checkpoint(source)).model).sites}
-    hidden = model.entering(TOKENS)
+    hidden = next(model.entering(TOKENS, len(TOKENS)))
     for index, block in enumerate(plan.blocks):
         with model.loaded(index):
             parameters = model.parameters(index)

@@ -54,6 +54,17 @@ def assert_holds(checkpoint: Checkpoint, model: LlamaForCausalLM) -> None:
         np.testing.assert_array_equal(checkpoint.read(name), tensor.numpy(), err_msg=name)
 
 
+def test_rows_are_read_alone_and_must_be_finite(folder: Path, model: LlamaForCausalLM) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"][7, 3] = float("inf")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    rows = open_checkpoint(folder).rows_of("lm_head.weight")
+    expected = model.lm_head.weight.detach().numpy()[[9, 1, 9]]
+    np.testing.assert_array_equal(rows(np.array([9, 1, 9])), expected)
+    with pytest.raises(CheckpointError, match=r"lm_head.weight holds 1 of 64 values"):
+        rows(np.array([7, 8]))
+
+
 def test_opens_a_folder(folder: Path, model: LlamaForCausalLM) -> None:
     checkpoint = open_checkpoint(folder)
     assert checkpoint.source == str(folder)

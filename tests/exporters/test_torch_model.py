@@ -136,3 +136,17 @@ def test_positions_are_said_to_models_that_take_them(sample: Samples) -> None:
     assert found["input_ids"] is TOKENS
     assert found["attention_mask"] is mask
     assert "position_ids" not in token_inputs(sample("bloom").model, TOKENS, mask)
+
+
+def test_rows_have_the_models_dtype_and_only_what_is_there_in_its_shape_is_stored(
+    sample: Samples,
+) -> None:
+    arrays = sample("llama").arrays()
+    arrays["model.norm.weight"] = arrays["model.norm.weight"][:-1]
+    checkpoint = sample("llama").checkpoint(arrays)
+    model = empty_model(checkpoint, AutoModelForCausalLM, torch.float16)
+    weights = TorchWeights(model, checkpoint, torch.float16)
+    rows = weights.rows_of(UP)(torch.tensor([[4, 0]]).flatten())
+    assert torch.equal(rows, torch.from_numpy(arrays[UP][[4, 0]]).half())
+    assert weights.stores(UP)
+    assert not weights.stores("model.norm.weight")

@@ -102,7 +102,7 @@ class Trial:
         self.sites = tuple(
             site for site in sites if any(one.linear.startswith(prefix) for one in site.consumers)
         )
-        self.hidden = model.entering(tokens)
+        self.hidden = next(model.entering(tokens, len(tokens)))
         self.observations = Observations(1, 0)
         self.moments = SecondMoments(first_readers(self.sites), self.observations)
         paths = {path for site in self.sites if (path := inspected_path(site, prefix)) is not None}

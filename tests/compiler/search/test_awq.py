@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from castline.compiler.quant.scheme import GroupSize, WeightScheme
 from castline.compiler.recipes.scaling import Scaling
+from castline.compiler.search import awq
 from castline.compiler.search.awq import Awq, centred
 from castline.compiler.search.found_scale import LARGEST, FoundScale
 from castline.compiler.search.inspection import InspectedModule
@@ -113,22 +114,40 @@ def test_scales_are_the_centred_powers_of_the_mean_magnitude(problem: Problem) -
 
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
-def test_exponents_end_at_1_and_no_scale_is_tried_too(
+def test_exponents_end_at_1_and_the_likely_ones_are_tried_on_all_rows_beside_no_scale(
     problem: Problem, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    offered: list[float] = []
     tried: list[float] = []
+    candidates = Awq._candidates
 
-    def noted(best: FoundScale, scale: torch.Tensor, alpha: float, error: float) -> FoundScale:
+    def listed(*args: Any) -> Iterator[tuple[float, torch.Tensor]]:
+        for alpha, scale in candidates(*args):
+            assert torch.isfinite(scale).all()
+            offered.append(alpha)
+            yield alpha, scale
+
+    def noted(best: FoundScale, _scale: torch.Tensor, alpha: float, error: float) -> FoundScale:
         tried.append(alpha)
-        assert torch.isfinite(scale).all()
         assert error >= 0
         return best
 
+    monkeypatch.setattr(Awq, "_candidates", listed)
     monkeypatch.setattr(FoundScale, "or_better", noted)
     best = found(problem(with_outliers(), normal(N, K, seed=1)), steps=steps)
-    assert tried == pytest.approx([step / steps for step in range(1, steps + 1)])
+    assert offered == pytest.approx([step / steps for step in range(1, steps + 1)])
+    assert set(tried) <= set(offered)
+    assert len(tried) == min(steps, 4)
     assert best.alpha is None
     assert (best.scale == 1).all()
+
+
+def test_a_glimpse_finds_what_all_rows_would(problem: Problem, monkeypatch: Any) -> None:
+    task = problem(with_outliers(), normal(N, K, seed=1))
+    glimpsed = found(task).alpha
+    monkeypatch.setattr(awq, "_FINALISTS", 100)
+    assert glimpsed is not None
+    assert glimpsed == found(task).alpha
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,7 +16,7 @@ TOKENS = np.random.default_rng(0).integers(3, 100, (2, 12))
 
 
 def output(model: BlockModel) -> torch.Tensor:
-    hidden = model.entering(TOKENS)
+    hidden = next(model.entering(TOKENS, len(TOKENS)))
     for index in range(len(model.blocks)):
         with model.loaded(index):
             hidden = model.run(index, hidden)

@@ -46,7 +46,7 @@ def test_blocks_compute_the_same_with_it_and_the_peaks_are_the_models(
     model = BlockModel(tiny.checkpoint(), observes_cache=True)
     assert model.cache is not None
     model.cache.peaks.clear()  # the model tried its first block when it was built
-    hidden = model.entering(TOKENS)
+    hidden = next(model.entering(TOKENS, len(TOKENS)))
     for index in range(len(model.blocks)):
         with model.loaded(index):
             hidden = model.run(index, hidden)

@@ -11,6 +11,7 @@ import torch
 
 from castline.compiler.quant.round_to_nearest import dequantize, quantize
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.search import chosen_codes
 from castline.compiler.search.chosen_codes import ChosenCodes, choose_codes
 
 N, K = 12, 96
@@ -41,6 +42,18 @@ def chosen(
     assert recipe.weights_scheme is not None
     weight = normal(N, K, seed=1) if weight is None else weight
     return choose_codes(name, weight, second, recipe, recipe.weights_scheme)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_chosen_a_few_at_a_time_are_those_chosen_together(
+    symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(3, 32, symmetric, **COMPENSATED)
+    together = chosen(asked, second=moments())
+    monkeypatch.setattr(chosen_codes, "_WEIGHTS_AT_ONCE", 5 * K)
+    apart = chosen(asked, second=moments())
+    torch.testing.assert_close(apart.weight, together.weight)
+    assert apart.clipped == pytest.approx(together.clipped)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

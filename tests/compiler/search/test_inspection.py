@@ -101,7 +101,7 @@ def test_a_module_answers_as_it_did_in_its_block(
     sample: Callable[[str], Any], name: str, path: str
 ) -> None:
     model = BlockModel(sample(name).checkpoint())
-    hidden = model.entering(TOKENS)
+    hidden = next(model.entering(TOKENS, len(TOKENS)))
     answers = []
     with model.loaded(0):
         parameters = model.parameters(0)
@@ -131,7 +131,7 @@ def test_an_error_is_that_of_the_module_with_the_weights_in_place(
         parameters = model.parameters(0)
         before = {each: value.clone() for each, value in parameters.items()}
         with inspecting(model.blocks[0], {"mlp"}, parameters) as found:
-            model.run(0, model.entering(TOKENS))
+            model.run(0, next(model.entering(TOKENS, len(TOKENS))))
         inspected = found["mlp"]
         reference = inspected.run()
         other = parameters[name] * 1.1
@@ -150,7 +150,7 @@ def test_its_own_weights_have_no_error(sample: Callable[[str], Any]) -> None:
     with model.loaded(0):
         parameters = model.parameters(0)
         with inspecting(model.blocks[0], {"mlp"}, parameters) as found:
-            model.run(0, model.entering(TOKENS))
+            model.run(0, next(model.entering(TOKENS, len(TOKENS))))
         inspected = found["mlp"]
         stack = "model.layers.0.mlp.experts.gate_up_proj"
         own = {(stack, expert): parameters[stack][expert] for expert in range(4)}

@@ -76,3 +76,9 @@ def test_a_part_is_read_when_it_is_due(reader: ConvertedReader, memory: Memory) 
     next(parts)
     assert memory.reads == {"expert.0": 1}
     assert [part.shape for part in parts] == [(1, 2, 3)] * 2
+
+
+@pytest.mark.parametrize("name", ["renamed", "stack", "pair"])
+def test_rows_are_those_of_the_whole(reader: ConvertedReader, name: str) -> None:
+    chosen = np.array([1, 0, 1])
+    np.testing.assert_array_equal(reader.rows_of(name)(chosen), reader.read(name)[chosen])
