@@ -19,7 +19,7 @@ from castline.compiler.search.fake_ranges import weight_range
 
 Tensor: TypeAlias = torch.Tensor
 
-_WEIGHTS_AT_ONCE = 1 << 18  # in whole rows, which are chosen apart: what is tried is many copies
+_WEIGHTS_AT_ONCE = 1 << 20  # in whole rows, which are chosen apart: it takes several copies
 _SCALE_BITS = 11  # significant bits of a scale: those of float16, so that no target rounds it again
 
 

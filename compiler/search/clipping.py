@@ -12,6 +12,8 @@ from castline.compiler.search.fake_grids import FakeGrid, ends, weight_grid
 
 Tensor: TypeAlias = torch.Tensor
 
+_WEIGHTS_AT_ONCE = 1 << 18  # in whole rows: what is tried takes ten copies
+
 
 def clipped_grid(
     groups: Tensor, second: Tensor, scheme: WeightScheme, clipping: Clipping
@@ -29,6 +31,14 @@ def clipped_grid(
     nearer to zero than m stay where they are.
     """
     blocks = diagonal_blocks(second, groups.shape[1])
+    parts = groups.tensor_split(-(-groups.numel() // _WEIGHTS_AT_ONCE))
+    found = [_best(part, blocks, scheme, clipping) for part in parts]
+    return FakeGrid.joined([grid for grid, _ in found]), torch.cat([error for _, error in found])
+
+
+def _best(
+    groups: Tensor, blocks: Tensor, scheme: WeightScheme, clipping: Clipping
+) -> tuple[FakeGrid, Tensor]:
     low, high = ends(groups)
     best, least = _tried(groups, blocks, low, high, scheme)
     for step in range(1, max(1, round(clipping.shrink * clipping.steps))):

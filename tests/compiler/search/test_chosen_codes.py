@@ -11,7 +11,7 @@ import torch
 
 from castline.compiler.quant.round_to_nearest import dequantize, quantize
 from castline.compiler.recipes.recipe import Recipe
-from castline.compiler.search import chosen_codes
+from castline.compiler.search import chosen_codes, clipping
 from castline.compiler.search.chosen_codes import ChosenCodes, choose_codes
 
 N, K = 12, 96
@@ -51,6 +51,7 @@ def test_rows_chosen_a_few_at_a_time_are_those_chosen_together(
     asked = recipe(3, 32, symmetric, **COMPENSATED)
     together = chosen(asked, second=moments())
     monkeypatch.setattr(chosen_codes, "_WEIGHTS_AT_ONCE", 5 * K)
+    monkeypatch.setattr(clipping, "_WEIGHTS_AT_ONCE", 2 * K)
     apart = chosen(asked, second=moments())
     torch.testing.assert_close(apart.weight, together.weight)
     assert apart.clipped == pytest.approx(together.clipped)

@@ -42,7 +42,8 @@ def test_logits_bring_the_tables_and_the_head_into_memory(sample: Callable[[str]
 
 def test_a_row_that_is_not_finite_is_refused_where_it_is_read(sample: Callable[[str], Any]) -> None:
     arrays = sample("llama").arrays()
-    arrays["model.embed_tokens.weight"][60, 3] = np.nan
+    table = arrays["model.embed_tokens.weight"] = arrays["model.embed_tokens.weight"].copy()
+    table[60, 3] = np.nan
     model = BlockModel(sample("llama").checkpoint(arrays))
     next(model.entering(TOKENS[1:], 1))
     refused = pytest.raises(CheckpointError, match=r"embed_tokens.weight holds 1 of 192 values")
