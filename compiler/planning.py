@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castline.compiler.graph.folds.plan import fold_sites
+from castline.compiler.graph.site_roles import site_roles
 from castline.compiler.plan.decisions import CalibrationFacts, PlanIdentity, QuantPlan
 from castline.compiler.plan.store import PlanStore, read_plan
 from castline.compiler.recipes.load import recipe_from
@@ -142,6 +143,7 @@ def make_plan(
     progress: Progress,
 ) -> QuantPlan:
     """Return the plan of a checkpoint, made in `folder` or gone on with there."""
+    from castline.compiler.correctable import require_correctable
     from castline.compiler.search.blocks import BlockModel
     from castline.compiler.search.planning import PlanSearch, Searched
 
@@ -154,13 +156,16 @@ def make_plan(
     with progress.stage("Planning where scales fold"):
         kept = stays_float(exported.model, recipe)
         sites = fold_sites(exported.model).sites
-        searched = Searched(sites, kept, reads_float(exported.model))
+        roles = site_roles(exported.model, sites)
+        searched = Searched(sites, kept, roles, reads_float(exported.model))
     identity = plan_identity(recipe, sha256, samples)
     store = PlanStore(folder, identity, recipe.model_dump(mode="json"), exported.layers)
     store.begin(overwrite=overwrite)
     with progress.stage("Preparing the model's blocks"):
         observes = recipe.cache_scheme is not None
         model = BlockModel(checkpoint, device, observes_cache=observes)
+    names = [one.linear for site in sites for one in site.consumers if one.linear not in kept]
+    require_correctable(model, recipe, names, samples.tokens.shape)
     return PlanSearch(model, searched, recipe, samples.tokens).into(store, progress)
 
 

@@ -1,4 +1,4 @@
-"""Turn a float graph into the quantized one: fold the plan's scales, then place the codes."""
+"""Turn a float graph into the quantized one: fold scales, reassemble channels, place codes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from castline.compiler.passes.quantize_activations import QuantizeActivations
 from castline.compiler.passes.quantize_cache import QuantizeCache
 from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
 from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.passes.reassemble_inputs import ReassembleInputs
 from castline.compiler.passes.transform_inputs import InputTransform, TransformInputs
 from castline.compiler.plan.decisions import QuantPlan
 from castline.compiler.quant.arrays import Array
@@ -44,6 +45,7 @@ def quantize_graph(
     if plan is not None:
         _fold(model, plan)
         _divide(model, plan)
+        _reassemble(model, plan)
     notes: tuple[str, ...] = ()
     embedding, head = recipe.embedding_scheme, recipe.head_scheme
     if embedding is not None:
@@ -107,6 +109,25 @@ def _divide(model: ir.Model, plan: QuantPlan) -> None:
         raise OutputError(
             f"The plan divides what {', '.join(missing)} reads, and the graph has no such linear. "
             "Make the plan again with this version of Castline."
+        )
+
+
+def _reassemble(model: ir.Model, plan: QuantPlan) -> None:
+    """Take channels apart and put others together before the linears whose codes are made for it.
+
+    Comes before their weights are codes, and after what scales the value.
+    """
+    placed = {
+        name: site.reassembly.channels
+        for site in plan.sites
+        if site.reassembly is not None
+        for name in site.reassembly.linears
+    }
+    missing = ReassembleInputs(placed)(model)
+    if missing:
+        raise OutputError(
+            f"The plan reassembles what {', '.join(missing)} reads, and the graph has no such "
+            "linear. Make the plan again with this version of Castline."
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from castline.plugins.linear_w4a4.op import LINEAR_W4A4, LINEAR_W4A4_ASYMMETRIC
+from castline.plugins.linear_w4a8.op import LINEAR_W4A8, LINEAR_W4A8_ASYMMETRIC
 from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 from castline.plugins.linear_w8a8.op import LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC
 from castline.plugins.op import PluginOp
@@ -13,6 +15,7 @@ from castline.plugins.quantize_per_token.op import (
     QUANTIZE_PER_TOKEN,
     QUANTIZE_PER_TOKEN_ASYMMETRIC,
 )
+from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 OPS: tuple[PluginOp, ...] = (
     QUANTIZE_PER_TOKEN,
@@ -21,5 +24,10 @@ OPS: tuple[PluginOp, ...] = (
     QUANTIZE_PER_TENSOR_ASYMMETRIC,
     LINEAR_W8A8,
     LINEAR_W8A8_ASYMMETRIC,
+    LINEAR_W4A8,
+    LINEAR_W4A8_ASYMMETRIC,
+    LINEAR_W4A4,
+    LINEAR_W4A4_ASYMMETRIC,
     LINEAR_W4A16,
+    REASSEMBLE_CHANNELS,
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from castline.compiler.graph.stacked import StackedLinear, stacked_linear
+from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 # Operators that treat the tokens (axis 1 of 3) alike and apart, whatever else they read is scalar.
 _ELEMENTWISE = (
@@ -177,6 +178,8 @@ def _keeps_tokens_apart(node: ir.Node) -> bool:
     stored = [value for value in node.inputs if value is not None and _is_stored(value)]
     if node.op_type in _ELEMENTWISE.split():
         return all(bias_of_experts(value) or _is_scalar(value) for value in stored)
+    if REASSEMBLE_CHANNELS.is_op_of(node):
+        return True
     if node.op_type == "Split":
         return node.attributes.get_int("axis", 0) in _LAST
     if node.op_type == "Slice":

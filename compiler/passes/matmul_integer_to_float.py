@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,19 @@ from castline.compiler.passes.linear_bias import bias_after
 from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.passes.replace import remove_unused, take_over
 from castline.compiler.passes.unsigned_activations import UnsignedQuantizers
+from castline.plugins.linear_w4a4.op import LINEAR_W4A4, LINEAR_W4A4_ASYMMETRIC
+from castline.plugins.linear_w4a8.op import LINEAR_W4A8, LINEAR_W4A8_ASYMMETRIC
 from castline.plugins.linear_w8a8.op import LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC
+from castline.plugins.op import PluginOp
 
+_OPS = (
+    LINEAR_W8A8,
+    LINEAR_W8A8_ASYMMETRIC,
+    LINEAR_W4A8,
+    LINEAR_W4A8_ASYMMETRIC,
+    LINEAR_W4A4,
+    LINEAR_W4A4_ASYMMETRIC,
+)
 _BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
@@ -22,9 +34,11 @@ _BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 class MatMulIntegerToFloat:
     """One node a linear; where each token has a scale of its own, a Mul after it.
 
-    It stands for castline.LinearW8A8, and for a MatMul of two DequantizeLinears whose weights have
-    one scale, or one a channel. Codes of activations are unsigned: x86 multiplies unsigned by
-    signed bytes, and takes ten times longer otherwise. The sums are exact either way.
+    It stands for castline.LinearW8A8, LinearW4A8 and LinearW4A4, and for a MatMul of two
+    DequantizeLinears whose weights have one scale, or one a channel. Codes of activations are
+    unsigned: x86 multiplies unsigned by signed bytes, and takes ten times longer otherwise. Weights
+    of 4 bits stay so in the file, behind a Cast: ONNX Runtime computes it when it loads them, and
+    keeps the bytes alone. The sums are exact either way.
     """
 
     def __call__(self, model: ir.Model) -> dict[str, str]:
@@ -32,8 +46,9 @@ class MatMulIntegerToFloat:
         declined: dict[str, str] = {}
         quantizers = UnsignedQuantizers(model.graph)
         for node in list(model.graph):
-            if LINEAR_W8A8.is_op_of(node) or LINEAR_W8A8_ASYMMETRIC.is_op_of(node):
-                reason = _dynamic(model.graph, node, quantizers)
+            op = next((op for op in _OPS if op.is_op_of(node)), None)
+            if op is not None:
+                reason = _dynamic(model.graph, node, op, quantizers)
                 if reason:
                     declined[str(node.name)] = reason
                 else:
@@ -46,21 +61,24 @@ class MatMulIntegerToFloat:
         return declined
 
 
-def _dynamic(graph: ir.Graph, node: ir.Node, quantizers: UnsignedQuantizers) -> str | None:
-    codes, (weight_codes, weight_scale) = node.inputs[0], node.inputs[-2:]
-    quantizer = codes.producer() if codes is not None else None
-    assert quantizer is not None, "QuantizeActivations quantizes what LinearW8A8 reads"
+def _dynamic(
+    graph: ir.Graph, node: ir.Node, op: PluginOp, quantizers: UnsignedQuantizers
+) -> str | None:
+    read = {name: v for name, v in zip(op.inputs, node.inputs, strict=True) if v is not None}
+    quantizer = read["codes"].producer()
+    assert quantizer is not None, "QuantizeActivations quantizes what these ops read"
     x = quantizers.of(quantizer)
     if isinstance(x, str):
         return x
-    assert weight_scale is not None, "LinearW8A8 has the scale of its weights"
     writer = NodeWriter(graph, str(node.name), node)
+    weight_codes, weight_zeros = _bytes(read, writer)
+    weight_scale = read["weight_scale"]
     float_type = weight_scale.dtype
     unit = quantizers.shared("unit_scale", np.array(1, np.float32))
     scales = [unit if x.per_token else x.scale, _wide(weight_scale, writer)]
     value = writer.add(
         "MatMulIntegerToFloat",
-        [x.codes, weight_codes, *scales, x.zero_point],
+        [x.codes, weight_codes, *scales, x.zero_point, weight_zeros],
         domain=DOMAIN,
     )
     if x.per_token:
@@ -70,6 +88,17 @@ def _dynamic(graph: ir.Graph, node: ir.Node, quantizers: UnsignedQuantizers) -> 
     take_over(node.outputs[0], value)
     remove_unused(graph, [node])
     return None
+
+
+def _bytes(read: Mapping[str, ir.Value], writer: NodeWriter) -> tuple[ir.Value, ir.Value | None]:
+    """Return the codes of weights and their zero-points as INT8; those of 4 bits are all in it."""
+    if "weight_zero_point" not in read:
+        return read["weight_codes"], None
+    to = {"to": ir.DataType.INT8}
+    return (
+        writer.add("Cast", [read["weight_codes"]], to),
+        writer.add("Cast", [read["weight_zero_point"]], to),
+    )
 
 
 def _static_quantizer(product: Product) -> ir.Node | None:

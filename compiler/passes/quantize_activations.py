@@ -7,18 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import ml_dtypes
+import numpy as np
 import onnx_ir as ir
 
 from castline.compiler.graph.products import CODES_SUFFIX, Product, products
 from castline.compiler.graph.stacked import stacked_linears
 from castline.compiler.passes.activation_codes import QUANTIZERS, ActivationCodes, StaticGrid
+from castline.compiler.passes.initializers import constant
 from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.passes.replace import remove_unused, take_over
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters
+from castline.plugins.linear_w4a4.op import LINEAR_W4A4, LINEAR_W4A4_ASYMMETRIC
+from castline.plugins.linear_w4a8.op import LINEAR_W4A8, LINEAR_W4A8_ASYMMETRIC
 from castline.plugins.linear_w8a8.op import LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC
-from castline.plugins.op import DOMAIN
+from castline.plugins.op import DOMAIN, PluginOp
 
-_SIGNED = (ir.DataType.INT4, ir.DataType.INT8)
+_FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
+_OPS = {
+    # Bits that the codes of weights and of activations are stored in, whether these are symmetric.
+    (8, 8, True): LINEAR_W8A8,
+    (8, 8, False): LINEAR_W8A8_ASYMMETRIC,
+    (8, 4, True): LINEAR_W8A8,
+    (8, 4, False): LINEAR_W8A8_ASYMMETRIC,
+    (4, 8, True): LINEAR_W4A8,
+    (4, 8, False): LINEAR_W4A8_ASYMMETRIC,
+    (4, 4, True): LINEAR_W4A4,
+    (4, 4, False): LINEAR_W4A4_ASYMMETRIC,
+}
 _ARITHMETIC = ("Cast", "Sub", "Mul")  # between codes of a value and the value again
 _INPUT = "/input"  # the path of what quantizes it, below that of the first linear that reads it
 
@@ -54,8 +69,9 @@ class QuantizeActivations:
     """Static scales become QuantizeLinear and DequantizeLinear; dynamic ones become our ops.
 
     Where the scales are taken at run time, a product with weights that have one scale, or one a
-    channel, is castline.LinearW8A8, which multiplies integers. With weights in groups, with
-    zero-points or in float it multiplies what the codes stand for.
+    channel, multiplies integers: it is castline.LinearW8A8 or, where they are stored in 4 bits,
+    castline.LinearW4A8, or castline.LinearW4A4 for activations of up to 4 bits. With weights in
+    groups, in float, or in 8 bits with zero-points it multiplies what the codes stand for.
     """
 
     linears: Mapping[str, tuple[ActivationScheme, QuantParameters | None]]
@@ -123,7 +139,9 @@ def _only_in_float(product: Product) -> str | None:
     codes, _, zero_point = (*product.dequantize.inputs, None)[:3]
     if product.dequantize.attributes.get_int("block_size", 0):
         return "its weights have a scale for each group"
-    if zero_point is not None or codes is None or codes.dtype not in _SIGNED:
+    if codes is not None and codes.dtype in _FOUR_BITS:
+        return None
+    if zero_point is not None or codes is None or codes.dtype != ir.DataType.INT8:
         return "its weights have zero-points"
     return None
 
@@ -152,20 +170,33 @@ def _integer(
     model: ir.Model, product: Product, scheme: ActivationScheme, shared: ActivationCodes
 ) -> None:
     codes = shared.dynamic(_input(product), scheme, _writer(product, _INPUT))
-    assert product.dequantize is not None, "checked by the caller"
-    weight_codes, weight_scale = product.dequantize.inputs[:2]
-    assert weight_codes is not None, "DequantizeLinear has codes"
-    writer = _writer(product)
-    if weight_codes.dtype != ir.DataType.INT8:
-        shape = weight_codes.shape
-        weight_codes = writer.add("Cast", [weight_codes], {"to": ir.DataType.INT8})
-        weight_codes.shape, weight_codes.type = shape, ir.TensorType(ir.DataType.INT8)
-    op = LINEAR_W8A8 if codes.zero_point is None else LINEAR_W8A8_ASYMMETRIC
+    op = _op(product, scheme)
     op.define_in(model)
     zero_point = () if codes.zero_point is None else (codes.zero_point,)
-    inputs = [codes.codes, codes.scale, *zero_point, weight_codes, weight_scale]
-    take_over(product.node.outputs[0], writer.add(op.name, inputs, domain=DOMAIN))
+    inputs = [codes.codes, codes.scale, *zero_point, *_weights(model.graph, product)]
+    output = _writer(product).add(op.name, inputs, domain=DOMAIN)
+    take_over(product.node.outputs[0], output)
     remove_unused(model.graph, [product.node])
+
+
+def _op(product: Product, scheme: ActivationScheme) -> PluginOp:
+    assert product.dequantize is not None, "checked by the caller"
+    codes = product.dequantize.inputs[0]
+    assert codes is not None, "DequantizeLinear has codes"
+    weight_bits = 4 if codes.dtype in _FOUR_BITS else 8
+    return _OPS[weight_bits, 4 if scheme.bits <= 4 else 8, scheme.symmetric]
+
+
+def _weights(graph: ir.Graph, product: Product) -> tuple[ir.Value, ...]:
+    """Return codes and scale and, of codes of 4 bits, zero-points."""
+    assert product.dequantize is not None, "checked by the caller"
+    codes, scale, *zero_points = (v for v in product.dequantize.inputs if v is not None)
+    if codes.dtype not in _FOUR_BITS or zero_points:
+        return codes, scale, *zero_points
+    assert codes.dtype is not None, "compared above"
+    assert scale.shape is not None, "initializers have shapes"
+    zeros = np.zeros(scale.shape.numpy(), codes.dtype.numpy())
+    return codes, scale, constant(graph, f"{product.name}_zero_point", zeros)
 
 
 def _input(product: Product) -> ir.Value:

@@ -11,10 +11,13 @@ import numpy as np
 from castline.compiler.plan.decisions import (
     PlannedBlock,
     PlannedCache,
+    PlannedCorrection,
     PlannedLinear,
+    PlannedReassembly,
     PlannedSite,
 )
 from castline.compiler.quant.arrays import Array
+from castline.compiler.quant.channel_map import ChannelMap
 from castline.compiler.quant.scheme import (
     ActivationScheme,
     QuantParameters,
@@ -25,6 +28,7 @@ from castline.compiler.quant.scheme import (
 Fields: TypeAlias = dict[str, Any]
 
 _SITE_ARRAYS = ("peaks", "weight_peaks", "scale", "channel_scale")
+_MAP_ARRAYS = ("gather", "scale", "place", "channel", "channel_scale")  # of a reassembly
 _INFINITE = "inf"  # JSON has no infinity; a ratio is infinite where nothing is lost
 
 
@@ -33,16 +37,18 @@ def encoded(block: PlannedBlock) -> tuple[Fields, dict[str, Array]]:
     arrays: dict[str, Array] = {}
     sites = []
     for site in block.sites:
-        fields = {key: value for key, value in vars(site).items() if key not in _SITE_ARRAYS}
-        for part in _SITE_ARRAYS:
-            array = getattr(site, part)
-            if array is not None:
-                arrays[f"{site.site}:{part}"] = array
-        sites.append(fields | {"linears": list(site.linears)})
+        fields, parts = _encoded_site(site)
+        sites.append(fields)
+        arrays |= {f"{site.site}:{part}": array for part, array in parts.items()}
     if block.cache is not None:
         arrays |= {"cache:key": block.cache.key, "cache:value": block.cache.value}
-    linears = [_plain(asdict(linear)) for linear in block.linears]
-    return {"block": block.index, "name": block.name, "linears": linears, "sites": sites}, arrays
+    return {
+        "block": block.index,
+        "name": block.name,
+        "linears": [_plain(asdict(linear)) for linear in block.linears],
+        "sites": sites,
+        "correction": block.correction and asdict(block.correction),
+    }, arrays
 
 
 def decoded(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> PlannedBlock:
@@ -56,7 +62,19 @@ def decoded(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> PlannedBl
         linears=tuple(_linear(linear) for linear in fields["linears"]),
         sites=tuple(_site(site, arrays) for site in fields["sites"]),
         cache=cache,
+        correction=fields["correction"] and PlannedCorrection(**fields["correction"]),
     )
+
+
+def _encoded_site(site: PlannedSite) -> tuple[Fields, dict[str, Array]]:
+    fields = {key: value for key, value in vars(site).items() if key not in _SITE_ARRAYS}
+    arrays = {part: getattr(site, part) for part in _SITE_ARRAYS}
+    reassembly = site.reassembly
+    if reassembly is not None:
+        placed = reassembly.channels
+        arrays |= {f"reassembly.{part}": getattr(placed, part) for part in _MAP_ARRAYS}
+        fields["reassembly"] = {k: v for k, v in vars(reassembly).items() if k != "channels"}
+    return fields, {part: array for part, array in arrays.items() if array is not None}
 
 
 def _linear(fields: Mapping[str, Any]) -> PlannedLinear:
@@ -82,7 +100,15 @@ def _range(scheme: Fields) -> Fields:
 
 def _site(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> PlannedSite:
     parts = {part: arrays.get(f"{fields['site']}:{part}") for part in _SITE_ARRAYS}
-    return PlannedSite(**{**fields, **parts, "linears": tuple(fields["linears"])})
+    reassembly = fields["reassembly"]
+    if reassembly is not None:
+        prefix = f"{fields['site']}:reassembly"
+        channels = ChannelMap(**{part: arrays[f"{prefix}.{part}"] for part in _MAP_ARRAYS})
+        linears = tuple(reassembly["linears"])
+        reassembly = PlannedReassembly(**{**reassembly, "channels": channels, "linears": linears})
+    return PlannedSite(
+        **{**fields, **parts, "linears": tuple(fields["linears"]), "reassembly": reassembly}
+    )
 
 
 def _plain(fields: Fields) -> Fields:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from castline.compiler.quant.arrays import Array
+from castline.compiler.quant.channel_map import ChannelMap
 from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
 
@@ -47,6 +48,51 @@ class PlannedLinear:
 
     unreached: tuple[int, ...] = ()
     """Experts of the stack that no token of the calibration text reached: rounded to nearest."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedReassembly:
+    """How the channels of a value, its scale folded, are taken apart and merged before linears."""
+
+    channels: ChannelMap
+    linears: tuple[str, ...]
+    """Names of the weights that read the places in its stead; others, such as a router's, read the
+    value itself."""
+
+    threshold: float
+    """What no disassembled channel exceeds on the calibration text."""
+
+    metric: str
+    """By which distance channels were merged: "merge-error" or "signed-sums"."""
+
+    error: float
+    """Squared error of the outputs of the module in `inspected`, by their square, all quantized."""
+
+    error_before: float
+    """The same with all channels as they are."""
+
+    inspected: str | None
+    """Path of the module whose output the error is of; None: of the linears themselves."""
+
+
+@dataclass(frozen=True)
+class PlannedCorrection:
+    """What the correction of a window of blocks learned; the blocks of a window share one."""
+
+    first: int
+    """Index of the window's first block."""
+    blocks: int
+    loss_before: float
+    """Squared error of the hidden states that leave the window, quantized and uncorrected: that of
+    each token by its own square, and the mean of all tokens of the calibration text."""
+    loss_learned: float
+    """The same with the low-rank matrices beside the quantized weights."""
+    loss_merged: float
+    """The same once they are merged into the weights, and these quantized."""
+    epochs: int
+    """How many were gone through; fewer than asked for where the loss diverged."""
+    merged: bool
+    """Whether the codes are those of the merged weights; else merging made it worse."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +140,9 @@ class PlannedSite:
     explicit: bool = False
     """Whether the value is divided by a node of its own: nothing can take the scale up."""
 
+    reassembly: PlannedReassembly | None = None
+    """None: its channels stay as they are."""
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedCache:
@@ -116,6 +165,8 @@ class PlannedBlock:
     cache: PlannedCache | None
     codes: Mapping[str, GivenCodes] = field(default_factory=dict)
     """Name of a weight -> the codes that search chose, where it did not leave them to rounding."""
+    correction: PlannedCorrection | None = None
+    """None: nothing was learned."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +217,12 @@ class QuantPlan:
     def codes(self) -> dict[str, GivenCodes]:
         """Name of the weight -> the codes that search chose."""
         return {name: codes for block in self.blocks for name, codes in block.codes.items()}
+
+    @property
+    def corrections(self) -> tuple[PlannedCorrection, ...]:
+        """What each window of blocks learned, in order."""
+        found = (block.correction for block in self.blocks)
+        return tuple({one.first: one for one in found if one is not None}.values())
 
     @property
     def caches(self) -> dict[int, PlannedCache]:

@@ -26,7 +26,7 @@ from castline.compiler.plan.disk import refusing_full_disk
 from castline.compiler.quant.arrays import Array
 from castline.errors import OutputError
 
-FORMAT = 2
+FORMAT = 3
 HEADER = "plan.json"
 BLOCKS = "blocks"
 _FIELDS = {"blocks", "recipe", "files"}

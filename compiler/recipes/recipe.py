@@ -14,6 +14,7 @@ from castline.compiler.recipes.quantized import (
     QuantizedCache,
     QuantizedWeights,
 )
+from castline.compiler.recipes.reassembly import Correction, Reassembly
 from castline.compiler.recipes.scaling import Clipping, Scaling
 from castline.compiler.recipes.section import Section
 from castline.compiler.recipes.smoothing import Smoothing
@@ -65,6 +66,16 @@ class Recipe(Section):
     rounding: Rounding = Field(
         default="nearest",
         description="nearest, or compensated (each code makes up for what the others lost)",
+    )
+    reassembly: Reassembly | None = Field(
+        default=None,
+        description="a section with ratio, steps, metrics and sites, or null (channels stay as "
+        "they are)",
+    )
+    correction: Correction | None = Field(
+        default=None,
+        description="a section with rank, window, epochs, learning_rate and batch, or null "
+        "(nothing is learned)",
     )
     calibration: Calibration = Field(
         default=Calibration(),
@@ -121,7 +132,14 @@ class Recipe(Section):
         if self.weights is None:
             return False
         explicit = self.algorithm == "awq" and self.scaling.explicit  # no fold scales the weights
-        return explicit or self.clipping is not None or self.rounding == "compensated"
+        qllm = self.reassembly is not None or self.correction is not None
+        return explicit or qllm or self.clipping is not None or self.rounding == "compensated"
+
+    @property
+    def reads_moments(self) -> bool:
+        """Whether the search needs to know how what linears read goes together."""
+        chosen = self.clipping is not None or self.rounding == "compensated"
+        return self.algorithm == "awq" or self.reassembly is not None or chosen
 
     @property
     def needs_calibration(self) -> bool:
@@ -156,6 +174,17 @@ class Recipe(Section):
                 "scaling.explicit divides what linears read in float; with activations in codes "
                 "set it to false"
             )
+        if self.reassembly is not None and self.activations is None:
+            raise ValueError(
+                "reassembly makes activations easier to quantize, and activations is null; "
+                "expected a section of activations, or reassembly null"
+            )
+        if self.correction is not None and self.weights is None:
+            raise ValueError(
+                "correction is merged into weights before they are quantized, and weights is null"
+            )
+        if self.correction is not None and self.algorithm == "awq" and self.scaling.explicit:
+            raise ValueError("correction does not know scaling.explicit; set it to false")
         return self
 
     def keeps(self, weight: str) -> str | None:

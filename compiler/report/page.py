@@ -25,6 +25,7 @@ from castline.compiler.report.plan_rows import (
     unreached_rows,
     worst_rows,
 )
+from castline.compiler.report.reassembly_rows import correction_rows, reassembly_rows
 
 PAGE = "report.html"
 _WORST = 8
@@ -128,6 +129,8 @@ def _planned(plan: QuantPlan | None) -> dict[str, object]:
         "declined": declined_rows(plan),
         "divided": divided_rows(plan),
         "unreached": unreached_rows(plan),
+        "reassembled": reassembly_rows(plan),
+        "corrected": correction_rows(plan),
         "depth_charts": depth_charts(plan),
         "site_charts": site_charts(plan),
         "recipe_text": json.dumps(plain(plan.recipe), indent=2, ensure_ascii=False),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from castline.compiler.plan.decisions import PlannedLinear, PlannedSite, QuantPlan
+from castline.compiler.plan.decisions import (
+    PlannedLinear,
+    PlannedReassembly,
+    PlannedSite,
+    QuantPlan,
+)
 from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
 from castline.compiler.report.plain import plain, plain_fields
@@ -27,6 +32,7 @@ def plan_json(plan: QuantPlan) -> dict[str, object]:
             for linear in block.linears
         ],
         "sites": [_site(site, block.index) for block in plan.blocks for site in block.sites],
+        "corrections": [plain_fields(one) for one in plan.corrections],
         "cache_scales": [
             {"block": index, "key": _extent(cache.key), "value": _extent(cache.value)}
             for index, cache in plan.caches.items()
@@ -67,8 +73,16 @@ def _site(site: PlannedSite, block: int) -> dict[str, object]:
         "inspected": site.inspected,
         "explicit": site.explicit,
         "declined": site.declined,
+        "reassembly": None if site.reassembly is None else _reassembly(site.reassembly),
     }
     return {key: plain(value) for key, value in figures.items()}
+
+
+def _reassembly(reassembly: PlannedReassembly) -> dict[str, object]:
+    figures = {**vars(reassembly)}
+    channels = figures.pop("channels")
+    counted = {"apart": channels.disassembled, "merged": len(channels.place)}
+    return {key: plain(value) for key, value in {**figures, **counted}.items()}
 
 
 def smoothed_peaks(site: PlannedSite) -> Array:

@@ -53,6 +53,17 @@ class QuantizeOutcome:
         return sum(shares) / len(shares) if shares else None
 
     @property
+    def reassembled(self) -> int:
+        """Number of sites whose channels are taken apart and merged."""
+        return sum(site.reassembly is not None for site in self.plan.sites)
+
+    @property
+    def corrected(self) -> tuple[int, int] | None:
+        """How many windows of blocks took up what they learned, of how many; None: none learned."""
+        windows = self.plan.corrections
+        return (sum(one.merged for one in windows), len(windows)) if windows else None
+
+    @property
     def unreached(self) -> dict[str, tuple[int, ...]]:
         """Name of a stack -> its experts that no token of the calibration text reached."""
         linears = self.plan.linears.values()
@@ -81,6 +92,8 @@ class QuantizeOutcome:
             "folded": self.folded,
             "divided": self.divided,
             "clipped": self.clipped,
+            "reassembled": self.reassembled,
+            "corrected": None if self.corrected is None else list(self.corrected),
             "unreached": {name: list(experts) for name, experts in self.unreached.items()},
             "seconds": self.seconds,
             "notes": list(self.notes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -17,15 +17,16 @@ from castline.compiler.quant.round_to_nearest import QuantizedMatrix
 from castline.compiler.quant.scheme import QuantParameters, WeightScheme
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search.awq import Awq
-from castline.compiler.search.chosen_codes import choose_codes
+from castline.compiler.search.chosen_codes import ChosenCodes, choose_codes
 from castline.compiler.search.folding import fold
 from castline.compiler.search.found_scale import FoundScale
 from castline.compiler.search.inspection import InspectedModule, inspected_path
-from castline.compiler.search.observation import Observations
+from castline.compiler.search.made_linears import Chosen, Deltas, MadeLinears
+from castline.compiler.search.observation import Observations, Reader
 from castline.compiler.search.quantizer import Quantizer
 from castline.compiler.search.second_moments import SecondMoments
-from castline.compiler.search.site_measures import Chosen, planned_linears
-from castline.compiler.search.site_problem import SiteProblem, site_problem
+from castline.compiler.search.site_measures import planned_linears
+from castline.compiler.search.site_problem import ReadingLinear, SiteProblem, site_problem
 from castline.compiler.search.smoothquant import site_kind, smooth
 
 Tensor: TypeAlias = torch.Tensor
@@ -99,40 +100,51 @@ class BlockSearch:
         decision: SiteDecision,
         observations: Observations,
         ranges: Mapping[str, QuantParameters],
+        deltas: Deltas,
     ) -> tuple[tuple[PlannedLinear, ...], dict[str, GivenCodes]]:
         """Return how the linears of a folded site are quantized, and the codes that were chosen.
 
-        `ranges` has static parameters.
+        `ranges` has static parameters, `deltas` what was learned to be added to weights.
         """
         site = decision.problem.site
         folded = site_problem(site, self.parameters, observations, self.kept)
         if decision.planned.explicit:
             folded = folded.scaled(decision.scale)
-        chosen = self._chosen(folded, decision.scale)
+        made = MadeLinears.of(decision.planned, deltas, decision.scale.device)
+        chosen = self._chosen(folded, decision.scale, made)
+        made = replace(made, chosen=chosen)
         linears = planned_linears(
-            folded, decision.scale, self._quantizer, ranges, self.kept, self.reads_float, chosen
+            folded, decision.scale, self.quantizer, ranges, self.kept, self.reads_float, made
         )
         return tuple(linears), _given(chosen, self.recipe.weights_scheme)
 
-    def _chosen(self, folded: SiteProblem, scale: Tensor) -> Chosen:
+    def _chosen(self, folded: SiteProblem, scale: Tensor, made: MadeLinears) -> Chosen:
         """Return the codes of each matrix to be quantized, unless rounding alone says them."""
         scheme = self.recipe.weights_scheme
-        if self.moments is None or scheme is None or not self.recipe.searches_codes:
+        if scheme is None or not self.recipe.searches_codes:
             return {}
-        chosen: Chosen = {}
+        chosen: dict[Reader, ChosenCodes] = {}
         for one in folded.linears:
             if not one.quantized:
                 continue
-            moments, channels = self.moments.of(one.name, one.expert), one.channels(scale)
-            second = None
-            if moments is not None:
-                second = moments.expected.div_(channels).div_(channels[:, None])
-            codes = choose_codes(one.name, one.weight, second, self.recipe, scheme)
+            second, channels = self._expected(one), one.channels(scale)
+            if second is not None:
+                second = made.moments(one, second.div_(channels).div_(channels[:, None]))
+            codes = choose_codes(one.name, made.weight(one), second, self.recipe, scheme)
             chosen[one.name, one.expert] = codes
         return chosen
 
+    def _expected(self, one: ReadingLinear) -> Tensor | None:
+        """Return the sum of x^T x that its codes are chosen by; None where they are the nearest."""
+        if self.recipe.clipping is None and self.recipe.rounding == "nearest":
+            return None
+        assert self.moments is not None, "whoever chooses codes by what is read gathers moments"
+        moments = self.moments.of(one.name, one.expert)
+        return None if moments is None else moments.expected
+
     @property
-    def _quantizer(self) -> Quantizer:
+    def quantizer(self) -> Quantizer:
+        """The recipe's."""
         return Quantizer(self.recipe.weights_scheme, self.recipe.activations_scheme)
 
     def _found(self, problem: SiteProblem) -> tuple[FoundScale | None, str | None, bool]:
@@ -150,11 +162,9 @@ class BlockSearch:
 
     def _search(self, problem: SiteProblem) -> FoundScale | None:
         if self.recipe.algorithm == "smoothquant":
-            return smooth(problem, self.recipe.smoothing, self._quantizer)
+            return smooth(problem, self.recipe.smoothing, self.quantizer)
         assert self.moments is not None, "AWQ gathers moments"
-        search = Awq(
-            self.recipe.scaling, self._quantizer, self.moments, self.modules, self.glimpses
-        )
+        search = Awq(self.recipe.scaling, self.quantizer, self.moments, self.modules, self.glimpses)
         return search(problem, inspected_path(problem.site, self.prefix))
 
     def _takes_explicit(self, problem: SiteProblem) -> bool:
@@ -164,7 +174,7 @@ class BlockSearch:
             recipe.algorithm == "awq"
             and recipe.scaling.explicit
             and not site.foldable
-            and not _reads_parts(site)
+            and not reads_parts(site)
             and all(one.quantized and one.expert is None for one in problem.linears)
         )
 
@@ -182,14 +192,15 @@ class BlockSearch:
             return f"the recipe does not fold at sites of the kind {kind or site.kind}"
         if any(edit.parameter not in self.parameters for edit in site.edits):
             return OUTSIDE
-        if _reads_parts(site):
+        if reads_parts(site):
             return PARTS
         if not any(one.quantized for one in problem.linears):
             return ALL_KEPT
         return None
 
 
-def _reads_parts(site: Site) -> bool:
+def reads_parts(site: Site) -> bool:
+    """Whether its linears read different channels of the value."""
     first = site.consumers[0].channels
     return any(not np.array_equal(one.channels, first) for one in site.consumers)
 

@@ -36,6 +36,14 @@ class _Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def without_cache(self) -> _Call:
+        """Return the same call without the cache that keys and values would be put into."""
+        return self.changed(lambda value: None if isinstance(value, ObservedCache) else value)
+
+    def changed(self, change: Callable[[Any], Any]) -> _Call:
+        """Return the call with each value changed, also those in tuples, lists and dicts."""
+        return _Call(_changed(self.args, change), _changed(self.kwargs, change))
+
 
 @dataclass(eq=False)
 class _Recorder:
@@ -124,8 +132,16 @@ class BlockModel:
         """Return what leaves a loaded block, for what enters it [B, S, hidden]."""
         call = self._calls_of(hidden)[index]
         with torch.inference_mode():
-            answer = self.blocks[index](hidden.to(self.device), *call.args, **call.kwargs)
-        return _hidden(answer)
+            return self._leaving(index, hidden, call)
+
+    def run_learning(self, index: int, hidden: Tensor) -> Tensor:
+        """Return the same, through which gradients flow back to `hidden`, and fill no cache.
+
+        The block's own parameters take none. Under torch.no_grad it keeps nothing for them.
+        """
+        assert not torch.is_inference_mode_enabled(), "whoever learns needs gradients"
+        call = self._calls_of(hidden)[index].without_cache()
+        return self._leaving(index, hidden.clone() if hidden.is_inference() else hidden, call)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits [B, S, V], or an encoder's last hidden state, after the last block."""
@@ -134,6 +150,9 @@ class BlockModel:
         tokens = np.zeros(hidden.shape[:2], np.int64)
         recorder = _Recorder(leaving=hidden.to(self.device))
         return self._output(tokens, recorder)
+
+    def _leaving(self, index: int, hidden: Tensor, call: _Call) -> Tensor:
+        return _hidden(self.blocks[index](hidden.to(self.device), *call.args, **call.kwargs))
 
     def _calls_of(self, hidden: Tensor) -> dict[int, _Call]:
         """Return how the blocks are called for hidden states of this many samples and tokens."""
@@ -144,7 +163,7 @@ class BlockModel:
                 first = self._around(tokens).calls
                 other = self._around(tokens + 1).calls
             _require_equal(first, other, type(self.model).__name__)
-            self._calls[shape] = first
+            self._calls[shape] = _for_gradients(first)
         return self._calls[shape]
 
     def _around(self, tokens: Tokens) -> _Recorder:
@@ -235,6 +254,32 @@ def _require_equal(first: dict[int, _Call], other: dict[int, _Call], architectur
                     "states, so its blocks cannot be run one by one, which calibration does. "
                     "Recipes without calibration, such as w8a16-rtn, do not need it."
                 )
+
+
+def _for_gradients(calls: dict[int, _Call]) -> dict[int, _Call]:
+    """Return the calls with tensors that a backward pass may keep; those recorded are inference's.
+
+    What blocks share stays shared: a mask is [S, S].
+    """
+    copies: dict[int, Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if not torch.is_tensor(value):
+            return value
+        if id(value) not in copies:
+            copies[id(value)] = value.clone()
+        return copies[id(value)]
+
+    with torch.inference_mode(False):
+        return {index: call.changed(copied) for index, call in calls.items()}
+
+
+def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {name: _changed(part, change) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_changed(part, change) for part in value)
+    return change(value)
 
 
 def _tensors(call: _Call) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from castline.compiler.graph.folds.site import Site
-from castline.compiler.search.linear_calls import LinearCall, LinearCalls
+from castline.compiler.search.linear_calls import Answer, LinearCall, LinearCalls
 
 Tensor: TypeAlias = torch.Tensor
 Weights: TypeAlias = Mapping[tuple[str, int | None], Tensor]
@@ -34,7 +34,11 @@ class InspectedModule:
 
         The parameters are not touched: each product is computed with the matrix given for it.
         """
-        with LinearCalls(self.parameters, _Substituted(weights)):
+        return self.error_with(_Substituted(weights), reference)
+
+    def error_with(self, answer: Answer, reference: Tensor) -> float:
+        """Return the same with `answer` asked for each product with one of the parameters."""
+        with LinearCalls(self.parameters, answer):
             apart = self.run().float() - reference
         whole = _squares(reference)
         return _squares(apart) / whole if whole > 0 else 0.0

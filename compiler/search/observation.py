@@ -33,6 +33,11 @@ class Observed:
         """Return the largest absolute value of each channel, [K]."""
         return torch.maximum(self.low.abs(), self.high.abs())
 
+    def over(self, divisors: Tensor) -> Observed:
+        """Return what is read once the channels [K] of the value are divided, above zero."""
+        parts = [part / divisors for part in self.parts]
+        return Observed(self.low / divisors, self.high / divisors, parts)
+
     @property
     def rows(self) -> Tensor:
         """Some of what it read, [rows, K]."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from castline.compiler.graph.folds.site import Site
+from castline.compiler.graph.site_roles import Role
 from castline.compiler.plan.decisions import (
     PlannedBlock,
     PlannedCache,
-    PlannedLinear,
     QuantPlan,
 )
 from castline.compiler.plan.store import PlanStore
-from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.scheme import QuantParameters
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search.block_plan import BlockSearch, SiteDecision
@@ -29,12 +29,17 @@ from castline.compiler.search.hidden_states import HiddenStates, HiddenStatesWri
 from castline.compiler.search.inspection import InspectedModule, inspected_path, inspecting
 from castline.compiler.search.linear_calls import LinearCalls
 from castline.compiler.search.observation import Observations
+from castline.compiler.search.placed_channels import PlacedChannels
+from castline.compiler.search.prepared_block import PreparedBlock
 from castline.compiler.search.second_moments import SecondMoments, first_readers
+from castline.compiler.search.site_reassembly import SiteReassembly
 from castline.compiler.search.static_ranges import SiteRanges, cache_scales
+from castline.compiler.search.window import Batches, Window
 from castline.progress import Progress
 
 Tokens: TypeAlias = NDArray[np.int64]
 
+_REASSEMBLED = 256  # tokens that modules are run on for every reassembly that is tried
 _GLIMPSED, _INSPECTED = 128, 512  # tokens that modules are run on: for all scales, for the best
 _TOKENS_AT_ONCE = {"cpu": 512, "cuda": 8192}
 
@@ -48,6 +53,9 @@ class Searched:
 
     kept: Mapping[str, str]
     """Name of a weight that stays in float -> why, as the end of a sentence."""
+
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    """Value of a site -> what reads it, where it may be reassembled."""
 
     reads_float: Mapping[str, str] = field(default_factory=dict)
     """Name of a weight that is quantized, but multiplies float activations -> why."""
@@ -64,22 +72,36 @@ class PlanSearch:
     """[samples, length]."""
 
     def into(self, store: PlanStore, progress: Progress) -> QuantPlan:
-        """Go on from the store's last finished block, and return the plan when all are done."""
-        blocks = len(self.model.blocks)
+        """Go on from the store's last finished window, and return the plan when all are done."""
+        blocks, correction = len(self.model.blocks), self.recipe.correction
         first = self._entering(store)
-        with progress.stage("Quantizing, block by block", total=blocks, unit="blocks") as advance:
-            advance(first)
-            for index in range(first, blocks):
-                store.write(self._block(index, store.work))
-                _states(store.work, index).path.unlink()
+        title, unit = "Quantizing, block by block", "blocks"
+        if correction is not None:
+            title, unit = "Quantizing and correcting, window by window", "steps"
+        with progress.stage(title, total=self._work(0, blocks), unit=unit) as advance:
+            advance(self._work(0, first))
+            for begin in range(first, blocks, self._window):
+                window = range(begin, min(begin + self._window, blocks))
+                for block in self._planned(window, store.work, advance):
+                    store.write(block)
+                for index in window:
+                    _states(store.work, index).path.unlink()
+                _student(store.work, begin).path.unlink(missing_ok=True)
                 return_freed_memory()
-                advance(1)
         return store.finish()
 
     def _entering(self, store: PlanStore) -> int:
-        """Return the block to go on with; what enters it is on the disk then."""
-        first = store.finished
-        if first == len(self.model.blocks) or _states(store.work, first).path.is_file():
+        """Return the block to go on with; what enters it is on the disk then.
+
+        Blocks of a window that was not finished are made again: they learn together.
+        """
+        first, blocks = store.finished, len(self.model.blocks)
+        if first == blocks:
+            return first
+        first -= first % self._window
+        corrects = self.recipe.correction is not None and first > 0
+        needed = [_states(store.work, first), *([_student(store.work, first)] if corrects else [])]
+        if all(states.path.is_file() for states in needed):
             return first
         return_freed_memory()
         with self._writer(store.work, 0) as writer:
@@ -87,26 +109,45 @@ class PlanSearch:
                 writer.append(hidden)
         return 0
 
-    def _block(self, index: int, work: Path) -> PlannedBlock:
-        entering = _states(work, index)
+    def _planned(
+        self, window: range, work: Path, advance: Callable[[float], None]
+    ) -> tuple[PlannedBlock, ...]:
+        """Decide for the blocks of a window; what leaves it is on the disk then."""
+        correction = self.recipe.correction
+        with ExitStack() as loaded:
+            blocks = []
+            for index in window:
+                loaded.enter_context(self.model.loaded(index))
+                blocks.append(self._prepared(index, work))
+                advance(1)
+            if correction is None:
+                return tuple(block.planned({}) for block in blocks)
+            entering = _student(work, window[0]) if window[0] else _states(work, 0)
+            batches = Batches(entering, _states(work, window[-1] + 1), correction.batch)
+            seed = self.recipe.calibration.seed + window[0]
+            leaving = _student(work, window[-1] + 1).path
+            steps = _Steps(advance, self._work(window[0], window[-1] + 1) - len(window))
+            corrected = Window(self.model, tuple(blocks)).corrected(
+                batches, correction, seed, leaving, steps
+            )
+            steps.finish()
+            return corrected
+
+    def _prepared(self, index: int, work: Path) -> PreparedBlock:
+        """Decide for a loaded block, but for its codes."""
         sites = self._sites(index)
-        with self.model.loaded(index):
-            parameters = self.model.parameters(index)
-            observations = Observations(-(-len(self.tokens) // self._rows), seed=index)
-            search = self._observed(index, sites, parameters, observations, work)
-            return_freed_memory()
-            decisions = search.fold(sites, observations)
-            ranges, cache = self._static(index, decisions, parameters, entering)
-            linears: list[PlannedLinear] = []
-            codes: dict[str, GivenCodes] = {}
-            for decision in decisions:
-                return_freed_memory()
-                planned, chosen = search.linears(decision, observations, ranges)
-                linears.extend(planned)
-                codes |= chosen
-        name = self.model.prefix(index).removesuffix(".")
-        sites_decided = tuple(decision.planned for decision in decisions)
-        return PlannedBlock(index, name, tuple(linears), sites_decided, cache, codes)
+        parameters = self.model.parameters(index)
+        observations = Observations(-(-len(self.tokens) // self._rows), seed=index)
+        search = self._observed(index, sites, parameters, observations, work)
+        return_freed_memory()
+        decisions = search.fold(sites, observations)
+        if self.recipe.reassembly is not None:
+            settings, roles = self.recipe.reassembly, self.searched.roles
+            modules = self._inspected(index, sites, parameters, work, _REASSEMBLED)
+            decisions = SiteReassembly(settings, search, roles, modules)(decisions, observations)
+        ranges, cache = self._static(index, decisions, parameters, _states(work, index))
+        search = replace(search, modules={}, glimpses={})
+        return PreparedBlock(index, search, observations, decisions, ranges, cache)
 
     def _observed(
         self,
@@ -119,7 +160,7 @@ class PlanSearch:
         """Run a loaded block on the whole text; return what decides by what was seen."""
         prefix = self.model.prefix(index)
         moments, answer = None, observations.__call__
-        if self.recipe.algorithm == "awq" or self.recipe.searches_codes:
+        if self.recipe.reads_moments:
             moments = SecondMoments(first_readers(sites), observations)
             answer = moments.__call__
         with self._writer(work, index + 1) as writer, LinearCalls(parameters, answer):
@@ -133,8 +174,11 @@ class PlanSearch:
             self.searched.reads_float,
             prefix,
             moments,
-            self._inspected(index, sites, parameters, work, _INSPECTED),
-            self._inspected(index, sites, parameters, work, _GLIMPSED),
+            *(
+                self._inspected(index, sites, parameters, work, tokens)
+                for tokens in (_INSPECTED, _GLIMPSED)
+                if self.recipe.algorithm == "awq"
+            ),
         )
 
     def _inspected(
@@ -146,8 +190,6 @@ class PlanSearch:
         tokens: int,
     ) -> dict[str, InspectedModule]:
         """Return the modules by whose output scales are judged, as they run on so many tokens."""
-        if self.recipe.algorithm != "awq":
-            return {}
         inspected = (inspected_path(site, self.model.prefix(index)) for site in sites)
         paths = {path for path in inspected if path is not None}
         samples = max(1, tokens // self.tokens.shape[1])
@@ -167,7 +209,7 @@ class PlanSearch:
         scheme, cached = self.recipe.activations_scheme, self.recipe.cache_scheme
         if (scheme is None or scheme.dynamic) and cached is None:
             return {}, None
-        ranges = SiteRanges(self._read_as_codes(decisions), scheme)
+        ranges = SiteRanges(self._read_as_codes(decisions), scheme, places=self._places(decisions))
         if self.model.cache is not None:
             self.model.cache.peaks.pop(index, None)
         with LinearCalls(parameters, ranges):
@@ -177,6 +219,14 @@ class PlanSearch:
         if cached is not None and self.model.cache is not None:
             cache = cache_scales(self.model.cache.peaks[index], cached)
         return ranges.parameters(), cache
+
+    def _places(self, decisions: Sequence[SiteDecision]) -> dict[str, PlacedChannels]:
+        return {
+            name: PlacedChannels.on(self.model.device, one.planned.reassembly.channels)
+            for one in decisions
+            if one.planned.reassembly is not None
+            for name in one.planned.reassembly.linears
+        }
 
     def _read_as_codes(self, decisions: Sequence[SiteDecision]) -> dict[str, str]:
         """Return {weight: site} with the first linear of each site that reads codes, if static."""
@@ -199,6 +249,19 @@ class PlanSearch:
         )
 
     @property
+    def _window(self) -> int:
+        """How many blocks are decided together."""
+        return 1 if self.recipe.correction is None else self.recipe.correction.window
+
+    def _work(self, begin: int, end: int) -> int:
+        """Return how many steps it takes to decide for whole windows of blocks."""
+        correction = self.recipe.correction
+        if correction is None:
+            return end - begin
+        steps = correction.epochs * -(-len(self.tokens) // correction.batch)
+        return end - begin + steps * -(-(end - begin) // self._window)
+
+    @property
     def _rows(self) -> int:
         """Samples that are run at once."""
         length: int = self.tokens.shape[1]
@@ -206,6 +269,26 @@ class PlanSearch:
 
     def _writer(self, work: Path, index: int) -> HiddenStatesWriter:
         return HiddenStatesWriter(_states(work, index).path, *self.tokens.shape)
+
+
+class _Steps:
+    """Passes steps on, and those that were not needed at the end."""
+
+    def __init__(self, advance: Callable[[float], None], steps: float) -> None:
+        self._advance = advance
+        self._left = steps
+
+    def __call__(self, steps: float) -> None:
+        self._left -= steps
+        self._advance(steps)
+
+    def finish(self) -> None:
+        self(self._left)
+
+
+def _student(work: Path, index: int) -> HiddenStates:
+    """Return what enters a window's first block where all before it is quantized."""
+    return HiddenStates(work / f"quantized-{index:03}.npy")
 
 
 def _states(work: Path, index: int) -> HiddenStates:

@@ -11,13 +11,11 @@ import torch
 from castline.compiler.plan.decisions import PlannedLinear
 from castline.compiler.quant.scheme import QuantParameters
 from castline.compiler.quant.sqnr import decibels
-from castline.compiler.search.chosen_codes import ChosenCodes
+from castline.compiler.search.made_linears import Chosen, MadeLinears
 from castline.compiler.search.quantizer import Quantizer
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
 
 Tensor: TypeAlias = torch.Tensor
-Chosen: TypeAlias = dict[tuple[str, int | None], ChosenCodes]
-"""The codes of matrices, by the name of the parameter and the expert."""
 
 
 def planned_linears(
@@ -27,19 +25,19 @@ def planned_linears(
     ranges: Mapping[str, QuantParameters],
     kept: Mapping[str, str],
     reads_float: Mapping[str, str],
-    chosen: Chosen,
+    made: MadeLinears,
 ) -> Iterator[PlannedLinear]:
     """Yield each linear of a site, or stack of them, with its ratios of signal to noise.
 
     The weights of `problem` are folded, what was observed is not: it is divided by `scale`
     [scales] here. `ranges` has the parameters of static activations by the site's value. Those in
     `kept` stay in float, those in `reads_float` as far as their activations go, with the reason.
-    `chosen` has the codes of matrices whose codes were searched.
+    `made` says what they read and multiply by, and has the codes of those that were searched.
     """
     parameters = ranges.get(problem.site.value)
     for name in dict.fromkeys(linear.name for linear in problem.linears):
         parts = [linear for linear in problem.linears if linear.name == name]
-        before, after = _peaks(parts, scale)
+        before, after = _peaks(parts, scale, made)
         used = quantizer
         if name in kept:
             used = Quantizer(None, None)
@@ -54,23 +52,25 @@ def planned_linears(
             activations=used.activations,
             parameters=parameters if reads_codes else None,
             kept=None if used is quantizer else kept.get(name) or reads_float[name],
-            weight_sqnr=_weight_sqnr(parts, used, chosen),
-            output_sqnr=None
-            if name in kept
-            else _output_sqnr(parts, scale, used, measured, chosen),
+            weight_sqnr=_weight_sqnr(parts, used, made),
+            output_sqnr=None if name in kept else _output_sqnr(parts, scale, used, measured, made),
             peak_before=before,
             peak_after=after,
-            clipped=_clipped(parts, chosen),
+            clipped=_clipped(parts, made.chosen),
             unreached=tuple(
                 one.expert for one in parts if one.expert is not None and one.observed is None
             ),
         )
 
 
-def _peaks(parts: list[ReadingLinear], scale: Tensor) -> tuple[float, float]:
-    seen = [(one.observed.peaks, one.channels(scale)) for one in parts if one.observed is not None]
+def _peaks(parts: list[ReadingLinear], scale: Tensor, made: MadeLinears) -> tuple[float, float]:
+    seen = [
+        (one.observed.peaks, made.read(one, one.observed.peaks / one.channels(scale)))
+        for one in parts
+        if one.observed is not None
+    ]
     before = max((float(peaks.max()) for peaks, _ in seen), default=0.0)
-    return before, max((float((p / channels).max()) for p, channels in seen), default=0.0)
+    return before, max((float(after.max()) for _, after in seen), default=0.0)
 
 
 def _clipped(parts: list[ReadingLinear], chosen: Chosen) -> float | None:
@@ -80,18 +80,21 @@ def _clipped(parts: list[ReadingLinear], chosen: Chosen) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
-def _quantized(one: ReadingLinear, quantizer: Quantizer, chosen: Chosen) -> Tensor:
-    codes = chosen.get((one.name, one.expert))
+def _quantized(one: ReadingLinear, quantizer: Quantizer, made: MadeLinears) -> Tensor:
+    codes = made.chosen.get((one.name, one.expert))
     return quantizer.weight(one.weight) if codes is None else codes.weight
 
 
-def _weight_sqnr(parts: list[ReadingLinear], quantizer: Quantizer, chosen: Chosen) -> float | None:
+def _weight_sqnr(
+    parts: list[ReadingLinear], quantizer: Quantizer, made: MadeLinears
+) -> float | None:
     if quantizer.weights is None:
         return None
     signal = noise = 0.0
     for one in parts:
-        signal += _squares(one.weight)
-        noise += _squares(one.weight - _quantized(one, quantizer, chosen))
+        weight = made.weight(one)
+        signal += _squares(weight)
+        noise += _squares(weight - _quantized(one, quantizer, made))
     return decibels(signal, noise)
 
 
@@ -100,7 +103,7 @@ def _output_sqnr(
     scale: Tensor,
     quantizer: Quantizer,
     parameters: QuantParameters | None,
-    chosen: Chosen,
+    made: MadeLinears,
 ) -> float | None:
     signal = noise = 0.0
     for one in parts:
@@ -108,7 +111,7 @@ def _output_sqnr(
             continue
         x = one.observed.rows / one.channels(scale)
         reference = x @ one.weight.T
-        found = quantizer.read(x, parameters) @ _quantized(one, quantizer, chosen).T
+        found = quantizer.read(made.read(one, x), parameters) @ _quantized(one, quantizer, made).T
         signal += _squares(reference)
         noise += _squares(reference - found)
     return decibels(signal, noise) if signal > 0 else None

@@ -71,6 +71,14 @@ class SiteProblem:
         linears = (replace(one, weight=one.weight * one.channels(scale)) for one in self.linears)
         return replace(self, linears=tuple(linears))
 
+    def folded(self, scale: Tensor) -> SiteProblem:
+        """Return the problem of weights that hold `scale` [scales]: what is read is over it."""
+        linears = (
+            replace(one, observed=one.observed and one.observed.over(one.channels(scale)))
+            for one in self.linears
+        )
+        return replace(self, linears=tuple(linears))
+
     def _zeros(self) -> Tensor:
         return torch.zeros(self.site.scales, device=self.linears[0].weight.device)
 

@@ -15,6 +15,7 @@ from castline.compiler.quant.histogram import Histogram
 from castline.compiler.quant.ranges import activation_parameters
 from castline.compiler.quant.scheme import ActivationScheme, CacheScheme, QuantParameters
 from castline.compiler.search.linear_calls import LinearCall
+from castline.compiler.search.placed_channels import PlacedChannels
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -29,6 +30,8 @@ class SiteRanges:
     """Name of a weight -> the site that it reads. One linear of each site is enough."""
     scheme: ActivationScheme | None
     """None: nothing is read."""
+    places: Mapping[str, PlacedChannels] = field(default_factory=dict)
+    """Name of a weight -> the reassembly of what it reads."""
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def __call__(self, call: LinearCall) -> Tensor:
@@ -36,7 +39,9 @@ class SiteRanges:
         site = self.site_of.get(call.name)
         if site is not None and call.x.numel():
             histogram = self.histograms.setdefault(site, Histogram())
-            histogram.update(call.x.detach().cpu().numpy())
+            places = self.places.get(call.name)
+            x = call.x.detach() if places is None else places.of_values(call.x.detach())
+            histogram.update(x.cpu().numpy())
         return call.answer()
 
     def parameters(self) -> dict[str, QuantParameters]:

@@ -19,6 +19,7 @@ OPTIMIZATIONS = {
 }
 # Processors without VNNI instructions saturate sums of two products otherwise.
 EXACT_SUMS = ("session.x64quantprecision", "1")
+OF_FILES = (ir.DataType.INT4, ir.DataType.UINT4)  # ONNX Runtime takes such values from files alone
 
 
 def one_node(op: PluginOp, inputs: list[np.ndarray], attributes: dict[str, int]) -> ir.Model:
@@ -35,19 +36,25 @@ def one_node(op: PluginOp, inputs: list[np.ndarray], attributes: dict[str, int])
     for name, value in zip(op.outputs, node.outputs, strict=True):
         value.name = name
     graph = ir.Graph(
-        [value for value in values if value.dtype != ir.DataType.INT4],
+        [value for value in values if value.dtype not in OF_FILES],
         node.outputs,
         nodes=[node],
         name="one_node",
         opset_imports={"": 23, DOMAIN: 1},
     )
     for value, array in zip(values, inputs, strict=True):
-        if value.dtype == ir.DataType.INT4:  # ONNX Runtime takes such values from files alone
+        if value.dtype in OF_FILES:
             value.shape, value.const_value = ir.Shape(array.shape), ir.Tensor(array)
             graph.initializers.add(value)
     model = ir.Model(graph, ir_version=10)
     op.define_in(model)
     return model
+
+
+@pytest.fixture(name="one_node")
+def one_node_fixture() -> Callable[..., ir.Model]:
+    """Return the function that makes a model of one node."""
+    return one_node
 
 
 @pytest.fixture(params=list(OPTIMIZATIONS))
@@ -74,7 +81,7 @@ def run_op(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., list
 
 def output_types(op: PluginOp, inputs: tuple[np.ndarray, ...]) -> list[int]:
     """Return the element type of each output, as the schema of the op has it."""
-    scaled = inputs[op.inputs.index("x")] if "x" in op.inputs else inputs[-1]
+    scaled = inputs[op.inputs.index("x" if "x" in op.inputs else "weight_scale")]
     float_type = onnx.helper.np_dtype_to_tensor_dtype(scaled.dtype)
     types = {"codes": onnx.TensorProto.INT8, "scale": 1, "zero_point": 3, "y": float_type}
     return [types[name] for name in op.outputs]

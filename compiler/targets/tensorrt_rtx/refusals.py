@@ -17,6 +17,7 @@ from castline.compiler.targets.tensorrt_rtx.reading import (
 )
 from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 from castline.plugins.op import DOMAIN
+from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 NATIVE_INT4_BLOCKS = (32, 64, 128)
 NAMES_SHOWN = 8
@@ -101,6 +102,11 @@ def _contrib_operator(node: ir.Node, model: ir.Model) -> str | None:
 def _our_operator(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 - a Rule
     if node.domain != DOMAIN or LINEAR_W4A16.is_op_of(node):  # the parser takes its body
         return None
+    if REASSEMBLE_CHANNELS.is_op_of(node):
+        return (
+            "channels taken apart and put together at run time need a plugin that Castline does "
+            "not have yet; use a recipe without reassembly"
+        )
     return (
         "activations quantized at run time need a plugin that Castline does not have yet; use "
         "static scales or weight-only"

@@ -8,14 +8,24 @@ import onnx_ir as ir
 
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.recipe import Recipe
+from castline.plugins.linear_w4a4.op import LINEAR_W4A4, LINEAR_W4A4_ASYMMETRIC
+from castline.plugins.linear_w4a8.op import LINEAR_W4A8, LINEAR_W4A8_ASYMMETRIC
 from castline.plugins.linear_w8a8.op import LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC
 
+_OF_RUN_TIME = (
+    LINEAR_W8A8,
+    LINEAR_W8A8_ASYMMETRIC,
+    LINEAR_W4A8,
+    LINEAR_W4A8_ASYMMETRIC,
+    LINEAR_W4A4,
+    LINEAR_W4A4_ASYMMETRIC,
+)
 STATIC_RECIPE = "w8a8-smoothquant-static"
 
 
 def unsupported(recipe: Recipe) -> tuple[str, ...]:
     """Return a sentence or two for each part of `recipe` that no engine computes."""
-    return (*_zero_points(recipe), *_dynamic_activations(recipe))
+    return (*_zero_points(recipe), *_dynamic_activations(recipe), *_reassembly(recipe))
 
 
 def unsupported_products(model: ir.Model) -> tuple[str, ...]:
@@ -23,8 +33,7 @@ def unsupported_products(model: ir.Model) -> tuple[str, ...]:
 
     Those that a recipe asks for are refused before; these come from a quantized checkpoint.
     """
-    ops = (LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC)
-    count = sum(any(op.is_op_of(node) for op in ops) for node in model.graph)
+    count = sum(any(op.is_op_of(node) for op in _OF_RUN_TIME) for node in model.graph)
     if not count:
         return ()
     return (
@@ -65,4 +74,13 @@ def _dynamic_activations(recipe: Recipe) -> Iterator[str]:
             f"recipe {recipe.name!r} takes them at run time ({scheme}). Use {STATIC_RECIPE} "
             "(static, per tensor), or --set activations.granularity=per-tensor --set "
             "activations.scales=static."
+        )
+
+
+def _reassembly(recipe: Recipe) -> Iterator[str]:
+    if recipe.reassembly is not None:
+        yield (
+            "The tensorrt-rtx target has no operator that takes channels apart and puts others "
+            f"together, and recipe {recipe.name!r} does so. Use --set reassembly=null, or --target "
+            "onnxruntime."
         )

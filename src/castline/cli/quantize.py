@@ -126,6 +126,11 @@ def _summary(outcome: QuantizeOutcome) -> Iterator[str]:
         f"{len(outcome.quantized)} of {len(plan.linears)} linears in {len(plan.blocks)} blocks "
         f"quantized{by}; scales folded at {outcome.folded} of {len(plan.sites)} sites{divided}"
     )
+    if outcome.reassembled:
+        yield f"channels reassembled at {outcome.reassembled} sites"
+    if outcome.corrected is not None:
+        taken, learned = outcome.corrected
+        yield f"corrections taken up in {taken} of {learned} windows of blocks"
     if outcome.clipped is not None:
         yield f"ranges narrowed by search: {percentage(outcome.clipped)}"
     yield (

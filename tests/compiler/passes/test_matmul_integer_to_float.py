@@ -31,6 +31,7 @@ KINDS = {
     "static 4 bits": (ActivationScheme(4, "per-tensor", dynamic=False), QuantParameters(0.4, 0)),
     "per token": (ActivationScheme(8, "per-token", dynamic=True), None),
     "per token 5 bits": (ActivationScheme(5, "per-token", dynamic=True), None),
+    "per token 4 bits": (ActivationScheme(4, "per-token", dynamic=True), None),
     "per token with a zero-point": (
         ActivationScheme(8, "per-token", dynamic=True, symmetric=False),
         None,
@@ -105,6 +106,37 @@ def test_computes_what_the_neutral_graph_does(
         assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
+DYNAMIC = ("per token", "per token 5 bits", "per token 4 bits", "per tensor")
+FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "zero-points"])
+@pytest.mark.parametrize("kind", [*DYNAMIC, "per tensor with a zero-point"])
+def test_weights_of_four_bits_stay_so_in_the_file_and_are_widened_once(
+    written: Write, kind: str, symmetric: bool, dtype: type, tmp_path: Path
+) -> None:
+    scheme = WeightScheme(4, "per-channel", symmetric)
+    neutral = run(written(two_linears(kind, scheme, dtype)))
+    model = two_linears(kind, scheme, dtype)
+    assert MatMulIntegerToFloat()(model) == {}
+    counts = operators(model)
+    assert (counts["MatMulIntegerToFloat"], counts["MatMul"]) == (2, 0)
+    assert not [op for op in counts if op.startswith("LinearW4")]
+    codes = model.graph.initializers["first.weight_quantized"]
+    assert codes.dtype in FOUR_BITS
+    assert [use.node.op_type for use in codes.uses()] == ["Cast"]
+    path = written(model)
+    tolerance = 2e-6 if dtype is np.float32 else 2e-3
+    for found, wanted in zip(run(path), neutral, strict=True):
+        assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+    file = tmp_path / "optimized.onnx"
+    assert optimized_operators(path, file)["MatMulIntegerToFloat"] == 2
+    held = onnx.load(file).graph.initializer
+    assert not {tensor.data_type for tensor in held} & set(map(int, FOUR_BITS))
+    assert sorted(t.data_type for t in held if len(t.dims) == 2) == [onnx.TensorProto.INT8] * 2
+
+
 @pytest.mark.parametrize("kind", ["static", "static with a zero-point"])
 def test_unsigned_codes_make_the_same_static_products(written: Write, kind: str) -> None:
     neutral = run(written(two_linears(kind)))
@@ -139,11 +171,12 @@ def test_a_static_linear_takes_its_bias_along() -> None:
     assert operators(model)["Add"] == 1, "the scale of each token comes before the bias"
 
 
-def test_zero_points_of_tokens_stay_as_the_function_has_them() -> None:
-    model = two_linears("per token with a zero-point")
+@pytest.mark.parametrize(("bits", "op"), [(8, "LinearW8A8"), (4, "LinearW4A8")])
+def test_zero_points_of_tokens_stay_as_the_function_has_them(bits: int, op: str) -> None:
+    model = two_linears("per token with a zero-point", WeightScheme(bits, "per-channel", True))
     reason = "each token has a zero-point, which is taken off the sums in steps of their own"
     assert list(MatMulIntegerToFloat()(model).values()) == [reason, reason]
-    assert operators(model)["LinearW8A8Asymmetric"] == 2
+    assert operators(model)[f"{op}Asymmetric"] == 2
 
 
 def test_products_in_float_and_in_groups_are_left_alone() -> None:

@@ -17,6 +17,7 @@ from castline.compiler.passes.quantize_activations import (
 )
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
+from castline.plugins.four_bit_product import linear_w4, linear_w4_asymmetric
 from castline.plugins.linear_w8a8.op import linear_w8a8, linear_w8a8_asymmetric
 from castline.plugins.quantize_per_tensor.op import (
     quantize_per_tensor,
@@ -30,6 +31,7 @@ from castline.plugins.quantize_per_token.op import (
 Write = Callable[[ir.Model], Path]
 K, N = 64, 24
 NAMES = ("layer.q.weight", "layer.k.weight")
+OF_WEIGHTS = ("quantized", "scale", "zero_point")
 PER_CHANNEL = WeightScheme(8, "per-channel", True)
 STATIC = ActivationScheme(8, "per-tensor", dynamic=False)
 PER_TOKEN = ActivationScheme(8, "per-token", dynamic=True)
@@ -120,6 +122,36 @@ def test_scales_of_run_time_lead_to_integer_products(
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("activation_bits", [2, 4, 5, 8])
+@pytest.mark.parametrize("weight_bits", [3, 4])
+@pytest.mark.parametrize("weight_zeros", [True, False])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "zero-points"])
+def test_weights_of_four_bits_multiply_as_they_are_stored(
+    written: Write,
+    symmetric: bool,
+    weight_zeros: bool,
+    weight_bits: int,
+    activation_bits: int,
+    dtype: type,
+) -> None:
+    model = two_linears(dtype, WeightScheme(weight_bits, "per-channel", not weight_zeros))
+    scheme = ActivationScheme(activation_bits, "per-token", dynamic=True, symmetric=symmetric)
+    done = quantized(model, scheme)
+    assert (done.names, done.in_float, done.left) == ([*NAMES], {}, {})
+    op = f"LinearW4A{4 if activation_bits <= 4 else 8}{'' if symmetric else 'Asymmetric'}"
+    counts = operators(model)
+    assert (counts[op], counts["DequantizeLinear"], counts["Cast"]) == (2, 0, 0)
+    x = tokens(dtype)
+    parts = REFERENCES["per-token", symmetric](x, activation_bits)
+    linear = linear_w4 if symmetric else linear_w4_asymmetric
+    for found, name in zip(run(written(model), x), NAMES, strict=True):
+        of_weights = [stored(model, f"{name}_{part}") for part in OF_WEIGHTS]
+        assert of_weights[2].any() == weight_zeros
+        assert of_weights[0].dtype == of_weights[2].dtype
+        np.testing.assert_array_equal(found, linear(*parts, *of_weights), strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize(("bits", "zero_point"), [(8, 0), (4, 0), (8, -5), (3, 1)], ids=str)
 def test_a_static_scale_rounds_the_values_that_are_multiplied(
     written: Write, bits: int, zero_point: int, dtype: type
@@ -143,10 +175,11 @@ def test_a_static_scale_rounds_the_values_that_are_multiplied(
     ("weights", "reason"),
     [
         (WeightScheme(8, 32, True), "its weights have a scale for each group"),
+        (WeightScheme(4, 32, False), "its weights have a scale for each group"),
         (WeightScheme(8, "per-channel", False), "its weights have zero-points"),
         (None, "its weights are in float"),
     ],
-    ids=["groups", "zero-points", "float"],
+    ids=["groups", "groups of 4 bits", "zero-points", "float"],
 )
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_other_weights_multiply_what_the_codes_stand_for(

@@ -13,9 +13,12 @@ from castline.compiler.plan.decisions import (
     PlanIdentity,
     PlannedBlock,
     PlannedCache,
+    PlannedCorrection,
     PlannedLinear,
+    PlannedReassembly,
     PlannedSite,
 )
+from castline.compiler.quant.channel_map import ChannelMap
 from castline.compiler.quant.scheme import (
     ActivationScheme,
     QuantParameters,
@@ -27,6 +30,15 @@ INT8 = WeightScheme(8, "per-channel", symmetric=True, range=RangeMethod("mse"))
 INT4 = WeightScheme(4, 32, symmetric=False)
 STATIC = ActivationScheme(8, "per-tensor", dynamic=False, range=RangeMethod("percentile", 99.5))
 K = 4
+
+
+PLACED = ChannelMap(
+    np.array([0, 0, 2, 1]),
+    np.array([0.5, 0.5, 1, 1 / 3], np.float32),
+    np.array([3, 3]),
+    np.array([2, 3]),
+    np.array([1 / 3, 1 / 3], np.float32),
+)
 
 
 def smoothed(name: str) -> PlannedSite:
@@ -45,6 +57,9 @@ def smoothed(name: str) -> PlannedSite:
         error_before=0.1 + 0.2,
         inspected="mlp",
         explicit=True,
+        reassembly=PlannedReassembly(
+            PLACED, (f"{name}.q.weight",), 1 / 3, "merge-error", 0.1, 0.1 + 0.2, "self_attn"
+        ),
     )
 
 
@@ -79,6 +94,7 @@ def block() -> Callable[..., PlannedBlock]:
             ),
             (smoothed(name), declined(name)),
             PlannedCache(keys, np.array([0.5], np.float32)) if cache else None,
+            correction=PlannedCorrection(0, 4, 1 / 3, 0.1, 0.2, 10, merged=True),
         )
 
     return of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from castline.compiler.plan.codec import decoded, encoded
 from castline.compiler.plan.decisions import PlannedBlock
+from castline.compiler.quant.channel_map import identity
 
 
 def round_trip(block: PlannedBlock) -> PlannedBlock:
@@ -29,6 +30,8 @@ def require_equal(found: object, expected: object) -> None:
         if isinstance(theirs, np.ndarray):
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)
+        elif is_dataclass(theirs):
+            require_equal(ours, theirs)
         else:
             assert ours == theirs, field.name
 
@@ -42,6 +45,7 @@ def test_a_block_round_trips(block: Callable[..., PlannedBlock], cache: bool) ->
     assert len(found.sites) == len(expected.sites)
     for ours, theirs in zip(found.sites, expected.sites, strict=True):
         require_equal(ours, theirs)
+    assert found.correction == expected.correction
     assert (found.cache is None) == (not cache)
     if cache:
         require_equal(found.cache, expected.cache)
@@ -60,9 +64,20 @@ def test_the_json_says_what_a_person_asks_and_no_arrays(
     assert written["sites"][0]["alpha"] == 0.55
     assert written["linears"][0]["weights"]["range"]["method"] == "mse"
     assert not {"peaks", "scale"} & written["sites"][0].keys()
+    assert written["sites"][0]["reassembly"] == {
+        "linears": ("model.layers.0.q.weight",),
+        "threshold": 1 / 3,
+        "metric": "merge-error",
+        "error": 0.1,
+        "error_before": 0.1 + 0.2,
+        "inspected": "self_attn",
+    }
+    assert written["correction"]["loss_merged"] == 0.2
     site = written["sites"][0]["site"]
     assert set(arrays) == {
         *(f"{site}:{part}" for part in ("peaks", "weight_peaks", "scale", "channel_scale")),
+        *(f"{site}:reassembly.{part}" for part in ("gather", "scale", "place", "channel")),
+        f"{site}:reassembly.channel_scale",
         *(f"{written['sites'][1]['site']}:{part}" for part in ("peaks", "weight_peaks")),
         "cache:key",
         "cache:value",
@@ -74,7 +89,17 @@ def test_a_block_without_linears_round_trips() -> None:
     assert (found.linears, found.sites, found.cache) == ((), (), None)
 
 
-@pytest.mark.parametrize("missing", ["linears", "block"])
+def test_a_map_without_merged_channels_round_trips(block: Callable[..., PlannedBlock]) -> None:
+    whole = block()
+    reassembly = whole.sites[0].reassembly
+    assert reassembly is not None
+    site = replace(whole.sites[0], reassembly=replace(reassembly, channels=identity(4)))
+    found = round_trip(replace(whole, sites=(site,), correction=None))
+    require_equal(found.sites[0], site)
+    assert found.correction is None
+
+
+@pytest.mark.parametrize("missing", ["linears", "block", "correction"])
 def test_what_is_no_block_is_an_error(block: Callable[..., PlannedBlock], missing: str) -> None:
     written, arrays = encoded(block())
     del written[missing]

@@ -249,7 +249,7 @@ def test_a_header_that_is_none_is_told(tmp_path: Path, header: str) -> None:
 
 def test_a_plan_of_another_format_is_told(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"format": 1}', encoding="utf-8")
-    with pytest.raises(OutputError, match="is of format 1, and this Castline reads 2"):
+    with pytest.raises(OutputError, match="is of format 1, and this Castline reads 3"):
         read_plan(tmp_path)
 
 

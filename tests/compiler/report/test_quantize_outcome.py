@@ -84,6 +84,8 @@ def test_the_fields_are_strict_json() -> None:
         "folded": 2,
         "divided": 0,
         "clipped": None,
+        "reassembled": 0,
+        "corrected": None,
         "unreached": {},
         "seconds": 1.5,
         "notes": ["a note"],

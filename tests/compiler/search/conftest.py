@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from castline.compiler.graph.folds.plan import fold_sites
 from castline.compiler.graph.folds.site import Consumer, Site
 from castline.compiler.plan.decisions import CalibrationFacts, PlanIdentity, QuantPlan
 from castline.compiler.plan.store import PlanStore
+from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search import planning
 from castline.compiler.search.block_plan import BlockSearch, SiteDecision
 from castline.compiler.search.blocks import BlockModel
 from castline.compiler.search.inspection import inspected_path, inspecting
 from castline.compiler.search.linear_calls import LinearCalls
-from castline.compiler.search.observation import Observations, Observed
+from castline.compiler.search.observation import Observations, Observed, Reader
 from castline.compiler.search.planning import PlanSearch, Searched
+from castline.compiler.search.quantizer import Quantizer
 from castline.compiler.search.second_moments import SecondMoments, first_readers
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
+from castline.compiler.search.student import Student, StudentLinear
 from castline.exporters.checkpoint import Checkpoint
 from castline.progress import SilentProgress
 
@@ -251,3 +255,59 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return of
+
+
+@dataclass(frozen=True)
+class QuantizedWindow:
+    """A student, and batches of 2, 2 and 1 samples: what enters it, what leaves it in float."""
+
+    student: Student
+    batches: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+def w4a4(name: str) -> Quantizer | None:
+    """Return how a matrix of that name is quantized; None for routers, which stay in float."""
+    weights = WeightScheme(4, "per-channel", symmetric=False)
+    activations = ActivationScheme(4, "per-token", dynamic=True, symmetric=False)
+    return Quantizer(weights, activations) if "proj" in name else None
+
+
+@pytest.fixture
+def quantized_window(sample: Callable[[str], Any]) -> Callable[..., Any]:
+    """Return what opens the first blocks of a sample, each matrix quantized as told by its name."""
+
+    @contextmanager
+    def of(
+        name: str, blocks: int, quantizes: Callable[[str], Quantizer | None] = w4a4
+    ) -> Iterator[QuantizedWindow]:
+        model = BlockModel(sample(name).checkpoint())
+
+        def through(run: Callable[[int, torch.Tensor], torch.Tensor], x: torch.Tensor) -> Any:
+            for index in range(blocks):
+                x = run(index, x)
+            return x
+
+        with ExitStack() as loaded:
+            for index in range(blocks):
+                loaded.enter_context(model.loaded(index))
+            entering = [each.clone() for each in model.entering(np.tile(TOKENS, (2, 1))[:5], 2)]
+            batches = tuple((each, through(model.run, each).clone()) for each in entering)
+            parameters = {n: w for i in range(blocks) for n, w in model.parameters(i).items()}
+            linears = dict(_students(parameters, quantizes))
+            student = Student(linears, parameters, lambda x: through(model.run_learning, x))
+            yield QuantizedWindow(student, batches)
+
+    return of
+
+
+def _students(
+    parameters: dict[str, torch.Tensor], quantizes: Callable[[str], Quantizer | None]
+) -> Iterator[tuple[Reader, StudentLinear]]:
+    for name, value in parameters.items():
+        quantizer = quantizes(name)
+        if quantizer is None or value.ndim == 1:
+            continue
+        for expert in range(len(value)) if value.ndim == 3 else (None,):
+            weight = value if expert is None else value[expert]
+            weight = weight.T if ".c_" in name else weight  # GPT-2's are [K, N]
+            yield (name, expert), StudentLinear(quantizer.weight(weight), quantizer)

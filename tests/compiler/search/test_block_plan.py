@@ -97,7 +97,7 @@ def test_a_router_is_scaled_with_the_experts_and_chooses_the_same(
         torch.testing.assert_close(
             tried.parameters[router], (tried.weights[router].double() * scale).float()
         )
-        found, codes = tried.search.linears(site, tried.observations, {})
+        found, codes = tried.search.linears(site, tried.observations, {}, {})
     linears = {one.name: one for one in found}
     assert codes == {}
     assert linears[router].kept == "it chooses experts"
@@ -188,9 +188,9 @@ def test_linears_are_measured_folded_and_by_static_ranges(
 ) -> None:
     with trial("llama", w8a8(alpha=0.5)) as tried:
         (decision, *_) = tried.fold()
-        linears, _codes = tried.search.linears(decision, tried.observations, {})
+        linears, _codes = tried.search.linears(decision, tried.observations, {}, {})
         kept = BlockSearch(w8a8(), tried.parameters, {linears[0].name: "the recipe keeps *q_proj"})
-        (first, *_), _codes = kept.linears(decision, tried.observations, {})
+        (first, *_), _codes = kept.linears(decision, tried.observations, {}, {})
     peak = (decision.planned.peaks / decision.planned.channel_scale).max()
     for linear in linears:
         assert linear.peak_before == decision.planned.peaks.max()
@@ -234,6 +234,6 @@ def test_awqs_search_alone_leaves_the_weights_bit_identical(
     with trial("mixtral", w3a16(scaling={"weight_aware": True, "steps": 2})) as tried:
         decisions = tried.fold()
         for one in decisions:
-            tried.search.linears(one, tried.observations, {})
+            tried.search.linears(one, tried.observations, {}, {})
         assert tried.changed == set()
     assert any(one.planned.scale is not None for one in decisions)

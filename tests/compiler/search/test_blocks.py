@@ -30,6 +30,53 @@ def test_blocks_compute_what_the_model_computes(architecture: Any) -> None:
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
+def test_blocks_that_learn_compute_the_same(architecture: Any) -> None:
+    model = BlockModel(architecture.checkpoint())
+    hidden = next(model.entering(TOKENS, len(TOKENS)))
+    with model.loaded(0):
+        expected = model.run(0, hidden)
+        entering = hidden.clone().requires_grad_()
+        leaving = model.run_learning(0, entering)
+        leaving.square().sum().backward()
+    assert (leaving - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert entering.grad is not None
+    assert torch.isfinite(entering.grad).all()
+    assert all(parameter.grad is None for parameter in model.model.parameters())
+
+
+def test_gradients_flow_through_blocks_as_differences_say(sample: Callable[[str], Any]) -> None:
+    model = BlockModel(sample("llama").checkpoint())
+    entering = next(model.entering(TOKENS, len(TOKENS))).clone().requires_grad_()
+    towards = torch.randn(entering.shape, generator=torch.Generator().manual_seed(0))
+    with model.loaded(0), model.loaded(1):
+        for block in model.blocks[:2]:
+            block.double()
+
+        def leaving(hidden: torch.Tensor) -> torch.Tensor:
+            return (model.run_learning(1, model.run_learning(0, hidden)) * towards).sum()
+
+        (gradient,) = torch.autograd.grad(leaving(entering.double()), entering)
+        step = 1e-3 * towards.double()  # norms compute in float32 all the same
+        with torch.no_grad():
+            ahead, behind = (leaving(entering.double() + s) for s in (step, -step))
+    assert float((ahead - behind) / 2e-3) == pytest.approx(
+        float((gradient * towards).sum()), rel=1e-3
+    )
+
+
+def test_learning_fills_no_cache(sample: Callable[[str], Any]) -> None:
+    model = BlockModel(sample("llama").checkpoint(), observes_cache=True)
+    assert model.cache is not None
+    with model.loaded(0):
+        hidden = next(model.entering(TOKENS, len(TOKENS)))
+        expected = model.run(0, hidden)
+        assert model.cache.peaks
+        model.cache.peaks.clear()
+        found = model.run_learning(0, hidden)
+    assert torch.equal(found, expected)
+    assert not model.cache.peaks
+
+
 def test_one_block_at_a_time_is_in_memory(sample: Callable[[str], Any]) -> None:
     model = BlockModel(sample("llama").checkpoint())
     with model.loaded(1):

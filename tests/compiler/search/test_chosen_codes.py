@@ -156,7 +156,7 @@ def test_a_value_behind_gelu_is_divided_by_a_node_of_its_own_if_the_recipe_allow
         recipe = w3a16(scaling={"explicit": explicit})
         with trial("falcon, new decoder", recipe) as tried:
             (one,) = (each for each in tried.fold() if each.planned.linears == (down,))
-            (linear,), codes = tried.search.linears(one, tried.observations, {})
+            (linear,), codes = tried.search.linears(one, tried.observations, {}, {})
             assert down not in tried.changed
             found[explicit] = one.planned, linear, next(iter(codes[down].matrices()))
             weight = tried.weights[down].numpy()
@@ -182,7 +182,7 @@ def test_every_expert_has_codes_and_those_never_reached_are_named(
         decisions = tried.fold()
         assert decisions[2].planned.inspected == "mlp"
         after = tried.run()
-        results = [tried.search.linears(one, tried.observations, {}) for one in decisions]
+        results = [tried.search.linears(one, tried.observations, {}, {}) for one in decisions]
         parameters = {name: value.clone() for name, value in tried.parameters.items()}
     assert (after - tried.before).abs().max() <= 1e-5 * tried.before.abs().max()
     linears = {one.name: one for planned, _ in results for one in planned}
@@ -206,5 +206,5 @@ def test_the_text_of_many_tokens_reaches_every_expert(
 ) -> None:
     with trial("mixtral", w3a16()) as tried:
         for one in tried.fold():
-            linears, _codes = tried.search.linears(one, tried.observations, {})
+            linears, _codes = tried.search.linears(one, tried.observations, {}, {})
             assert all(linear.unreached == () for linear in linears)

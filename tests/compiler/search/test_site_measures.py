@@ -13,8 +13,9 @@ from castline.compiler.plan.decisions import PlannedLinear
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
 from castline.compiler.search.chosen_codes import ChosenCodes
 from castline.compiler.search.fake_grids import FakeGrid
+from castline.compiler.search.made_linears import Chosen, MadeLinears
 from castline.compiler.search.quantizer import Quantizer
-from castline.compiler.search.site_measures import Chosen, decibels, planned_linears
+from castline.compiler.search.site_measures import decibels, planned_linears
 from castline.compiler.search.site_problem import SiteProblem
 
 Problem = Callable[..., SiteProblem]
@@ -37,7 +38,8 @@ def measured(
     chosen: Chosen | None = None,
 ) -> list[PlannedLinear]:
     reasons = (kept or {}, reads_float or {})
-    return list(planned_linears(problem, scale, quantizer, ranges or {}, *reasons, chosen or {}))
+    made = MadeLinears(chosen=chosen or {})
+    return list(planned_linears(problem, scale, quantizer, ranges or {}, *reasons, made))
 
 
 def test_decibels_by_hand() -> None:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from castline.compiler.targets.tensorrt_rtx.refusals import Finding, grouped, refusals, remarks
 from castline.plugins.linear_w8a8.op import LINEAR_W8A8
+from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 SaveLinear = Callable[..., Path]
 SaveAttention = Callable[..., Path]
@@ -108,6 +109,22 @@ def test_our_ops_are_refused_by_name_and_not_by_what_they_are_made_of(
     (refusal,) = refusals(path)
     assert (refusal.node, refusal.operator) == ("proj", "LinearW8A8")
     assert "use static scales or weight-only" in refusal.reason
+
+
+def test_channels_put_together_are_refused_by_name(save_graph: SaveGraph) -> None:
+    model = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 23, "castline" : 1]>
+        g (float[T, 2] x, int64[2] gather, float[2] scale, int64[0] none, float[0] no_scale)
+            => (float[T, 2] y)
+        { y = castline.ReassembleChannels (x, gather, scale, none, none, no_scale) }
+    """)
+    model.graph[0].name = "norm/reassembled"
+    REASSEMBLE_CHANNELS.define_in(model)
+    path = save_graph([], [], [("y", TensorProto.FLOAT, [2])])
+    ir.save(model, path)
+    (refusal,) = refusals(path)
+    assert (refusal.node, refusal.operator) == ("norm/reassembled", "ReassembleChannels")
+    assert "use a recipe without reassembly" in refusal.reason
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,21 @@ def test_everything_is_said_at_once() -> None:
     assert len(unsupported(recipe)) == 2
 
 
-@pytest.mark.parametrize("op", ["LinearW8A8", "LinearW8A8Asymmetric"])
-def test_products_by_activation_scales_of_run_time_are_not_either(op: str) -> None:
+def test_reassembled_channels_are_not() -> None:
+    recipe = load_recipe("w4a16-rtn-sym", ("reassembly={}",))
+    (sentence,) = unsupported(recipe)
+    assert "takes channels apart" in sentence
+    assert "Use --set reassembly=null" in sentence
+
+
+@pytest.mark.parametrize("zero_points", ["", "Asymmetric"])
+@pytest.mark.parametrize("op", ["LinearW8A8", "LinearW4A8", "LinearW4A4"])
+def test_products_by_activation_scales_of_run_time_are_not_either(
+    op: str, zero_points: str
+) -> None:
     graph = "g (int8[4] x) => (int8[4] y)"
     header = '<ir_version: 10, opset_import: ["" : 23, "castline" : 1]>'
-    product = ir.from_onnx_text(f"{header} {graph} {{ y = castline.{op} (x) }}")
+    product = ir.from_onnx_text(f"{header} {graph} {{ y = castline.{op}{zero_points} (x) }}")
     (sentence,) = unsupported_products(product)
     assert "the checkpoint has 1 linears that take them at run time" in sentence
     assert "--target onnxruntime" in sentence

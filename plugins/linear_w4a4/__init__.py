@@ -1,0 +1,1 @@
+"""Multiply activations of up to four bits by INT4 weights."""

@@ -1,0 +1,1 @@
+"""Multiply INT8 activations by INT4 weights."""

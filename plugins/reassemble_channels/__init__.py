@@ -1,0 +1,1 @@
+"""Take the channels of a value apart and put others together."""
