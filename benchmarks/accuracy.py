@@ -1,4 +1,4 @@
-"""Compare quantizers by what they leave of a model: SmoothQuant and AWQ, ours and peers'."""
+"""Compare quantizers by what they leave of a model: SmoothQuant, AWQ and QLLM, ours and peers'."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import qllm_cases
 import w8a8_cases
 import weight_only_cases
 from accuracy_cases import CASTLINE, SAMPLE, Case
@@ -49,6 +50,7 @@ SUITES = {
     "w8a8": Suite("accuracy", tuple(w8a8_cases.cases()), threads=2),
     # The searches are compared on one thread.
     "weight-only": Suite("accuracy-weight-only", tuple(weight_only_cases.cases()), threads=1),
+    "qllm": Suite("accuracy-qllm", tuple(qllm_cases.cases()), threads=2),
 }
 
 
@@ -213,8 +215,8 @@ def run_suite(suite: Suite, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=SUITES, help="one half (default: both)")
-    parser.add_argument("--threads", type=int, help="of each process (w8a8: 2, weight-only: 1)")
+    parser.add_argument("--only", choices=SUITES, help="one suite (default: all)")
+    parser.add_argument("--threads", type=int, help="of each process (weight-only: 1, others: 2)")
     parser.add_argument(
         "--go-on", action="store_true", help="keep what today's result holds of an unfinished run"
     )

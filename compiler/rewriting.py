@@ -10,8 +10,10 @@ from castline.compiler.graph.folds.plan import fold_sites
 from castline.compiler.graph.folds.site import Site
 from castline.compiler.importing.imported import Imported
 from castline.compiler.importing.placing import place_codes
+from castline.compiler.passes.factors_into_gain import FactorsIntoGain
 from castline.compiler.passes.fold import Fold
 from castline.compiler.passes.quantize_activations import QuantizeActivations
+from castline.compiler.passes.quantize_attention import QuantizeAttention
 from castline.compiler.passes.quantize_cache import QuantizeCache
 from castline.compiler.passes.quantize_embedding import QuantizeEmbedding
 from castline.compiler.passes.quantize_weights import QuantizeWeights
@@ -62,6 +64,9 @@ def quantize_graph(
         notes += QuantizeWeights(head, head=True)(model).notes(head)
     if activations:
         notes += QuantizeActivations(activations)(model).notes()
+    if recipe.attention_scheme is not None:
+        notes += QuantizeAttention(recipe.attention_scheme)(model).notes()
+        note_own_cache(model)
     if plan is not None and plan.caches:
         notes += QuantizeCache(plan.caches)(model).notes()
         note_own_cache(model)
@@ -124,6 +129,7 @@ def _reassemble(model: ir.Model, plan: QuantPlan) -> None:
         for name in site.reassembly.linears
     }
     missing = ReassembleInputs(placed)(model)
+    FactorsIntoGain()(model)
     if missing:
         raise OutputError(
             f"The plan reassembles what {', '.join(missing)} reads, and the graph has no such "

@@ -14,6 +14,7 @@ BESIDE = ("benchmarks", "samples")  # code that is not part of the package
 # Tests of no single file, and why.
 OF_NO_FILE = {
     "compiler/test_reassembled_graph.py": "rewriting, beside the module of transformers",
+    "compiler/search/test_corrected_plan.py": "planning with QLLM's sections, and stopped",
     "compiler/search/test_stopped_search.py": "planning and the plan's store, stopped anywhere",
     "quantized_folders/test_awq_folders.py": "the whole way, on folders by AutoAWQ",
     "quantized_folders/test_compressed_tensors_folders.py": "the whole way, on such folders",

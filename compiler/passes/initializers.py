@@ -27,3 +27,10 @@ def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
             name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
         ),
     )
+
+
+def shared_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Return an initializer `castline.<name>` of the whole graph; the first who asks adds it."""
+    full_name = f"castline.{name}"
+    found = graph.initializers.get(full_name)
+    return constant(graph, full_name, array) if found is None else found

@@ -16,9 +16,11 @@ from castline.compiler.recipes.calibration import Calibration
 from castline.compiler.recipes.document import FieldPath, read_document, read_value
 from castline.compiler.recipes.quantized import (
     QuantizedActivations,
+    QuantizedAttention,
     QuantizedCache,
     QuantizedWeights,
 )
+from castline.compiler.recipes.reassembly import Correction, Reassembly
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.recipes.scaling import Clipping, Scaling
 from castline.compiler.recipes.smoothing import Smoothing
@@ -31,10 +33,13 @@ _UNIONS = ("head", "embedding")
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     "weights": QuantizedWeights,
     "activations": QuantizedActivations,
+    "attention": QuantizedAttention,
     "kv_cache": QuantizedCache,
     "smoothing": Smoothing,
     "scaling": Scaling,
     "clipping": Clipping,
+    "reassembly": Reassembly,
+    "correction": Correction,
     "calibration": Calibration,
     "head": QuantizedWeights,
     "embedding": QuantizedWeights,
@@ -155,6 +160,8 @@ def _complaints(
     overrides = {change.path: f"override {change.text!r}" for change in changes}
     complaints: list[tuple[int, str]] = []
     for one in error.errors():
+        if one["type"] == "too_short" and one["input"]:
+            continue  # its items are wrong, and complained of
         path = _field_path(one["loc"])
         line = lines.get(path) or lines.get(path[:-1]) or 0
         # What fields of a section say together is wrong since the last of them was changed.

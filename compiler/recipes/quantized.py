@@ -91,6 +91,18 @@ class QuantizedActivations(_Ranged):
         )
 
 
+class QuantizedAttention(Section):
+    """How what attention reads is quantized, each token of each head by a scale of its own."""
+
+    bits: Literal[2, 3, 4, 5, 6, 7, 8] = Field(description="a whole number from 2 to 8")
+    symmetric: bool = Field(default=False, description="true (no zero-points) or false")
+
+    @property
+    def scheme(self) -> ActivationScheme:
+        """The same in the words of the arithmetic; a token's values are those of one head."""
+        return ActivationScheme(self.bits, "per-token", dynamic=True, symmetric=self.symmetric)
+
+
 class QuantizedCache(Section):
     """How keys and values are kept in the cache."""
 

@@ -11,6 +11,7 @@ from castline.compiler.quant.scheme import ActivationScheme, CacheScheme, Weight
 from castline.compiler.recipes.calibration import Calibration
 from castline.compiler.recipes.quantized import (
     QuantizedActivations,
+    QuantizedAttention,
     QuantizedCache,
     QuantizedWeights,
 )
@@ -49,6 +50,11 @@ class Recipe(Section):
     activations: QuantizedActivations | None = Field(
         default=None,
         description="a section with bits, granularity and scales, or null (not quantized)",
+    )
+    attention: QuantizedAttention | None = Field(
+        default=None,
+        description="a section with bits and symmetric (of queries, keys and values), or null (not "
+        "quantized)",
     )
     kv_cache: QuantizedCache | None = Field(
         default=None, description="a section with granularity, or null (not quantized)"
@@ -107,6 +113,11 @@ class Recipe(Section):
         return None if self.activations is None else self.activations.scheme
 
     @property
+    def attention_scheme(self) -> ActivationScheme | None:
+        """How queries, keys and values are quantized, by token and head; None: they are float."""
+        return None if self.attention is None else self.attention.scheme
+
+    @property
     def cache_scheme(self) -> CacheScheme | None:
         """How keys and values are kept; None leaves them in float."""
         return None if self.kv_cache is None else self.kv_cache.scheme
@@ -150,9 +161,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
-        asked = (self.weights, self.activations, self.kv_cache)
+        asked = (self.weights, self.activations, self.attention, self.kv_cache)
         keeps = self.head == self.embedding == "keep" and not self.keep
-        if self.as_stored and not (keeps and asked == (None, None, None)):
+        if self.as_stored and not (keeps and asked == (None,) * 4):
             raise ValueError(
                 "as-stored carries over what the checkpoint stores; expected weights, activations "
                 "and kv_cache null, head and embedding keep, and nothing in keep"
@@ -185,6 +196,11 @@ class Recipe(Section):
             )
         if self.correction is not None and self.algorithm == "awq" and self.scaling.explicit:
             raise ValueError("correction does not know scaling.explicit; set it to false")
+        if self.attention is not None and self.kv_cache is not None:
+            raise ValueError(
+                "attention and kv_cache both say how keys and values are quantized; expected null "
+                "for one of them"
+            )
         return self
 
     def keeps(self, weight: str) -> str | None:

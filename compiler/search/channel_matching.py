@@ -25,8 +25,7 @@ def copies_of(peaks: Array, threshold: float) -> Array:
     That is T = max(1, ceil(peak / threshold)), by peaks [K] and a threshold above zero. A channel
     divided by its T exceeds the threshold by no more than a millionth of it.
 
-    Source: Liu et al., QLLM, arXiv:2310.08041, section 4.1.1. Differs: T is at least 1, also for a
-    channel that is zero throughout the text.
+    Source: Liu et al., QLLM, arXiv:2310.08041, section 4.1.1.
     """
     assert threshold > 0, "the search tries thresholds above zero"
     times = np.ceil(peaks.astype(np.float64) / threshold - _SLACK)

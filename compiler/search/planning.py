@@ -88,6 +88,7 @@ class PlanSearch:
                     _states(store.work, index).path.unlink()
                 _student(store.work, begin).path.unlink(missing_ok=True)
                 return_freed_memory()
+                advance(len(window))
         return store.finish()
 
     def _entering(self, store: PlanStore) -> int:
@@ -119,7 +120,6 @@ class PlanSearch:
             for index in window:
                 loaded.enter_context(self.model.loaded(index))
                 blocks.append(self._prepared(index, work))
-                advance(1)
             if correction is None:
                 return tuple(block.planned({}) for block in blocks)
             entering = _student(work, window[0]) if window[0] else _states(work, 0)
@@ -127,9 +127,8 @@ class PlanSearch:
             seed = self.recipe.calibration.seed + window[0]
             leaving = _student(work, window[-1] + 1).path
             steps = _Steps(advance, self._work(window[0], window[-1] + 1) - len(window))
-            corrected = Window(self.model, tuple(blocks)).corrected(
-                batches, correction, seed, leaving, steps
-            )
+            made = Window(self.model, tuple(blocks), self.recipe.attention_scheme)
+            corrected = made.corrected(batches, correction, seed, leaving, steps)
             steps.finish()
             return corrected
 

@@ -10,7 +10,9 @@ from typing import TypeAlias
 import torch
 
 from castline.compiler.plan.decisions import PlannedBlock, PlannedCorrection
+from castline.compiler.quant.scheme import ActivationScheme
 from castline.compiler.recipes.reassembly import Correction
+from castline.compiler.search.attention_reads import attention_reading
 from castline.compiler.search.blocks import BlockModel
 from castline.compiler.search.correction import Learned, learn, relative_error
 from castline.compiler.search.hidden_states import HiddenStates, HiddenStatesWriter
@@ -43,6 +45,8 @@ class Window:
 
     model: BlockModel
     blocks: tuple[PreparedBlock, ...]
+    attention: ActivationScheme | None
+    """How queries, keys and values are quantized; None: they are float."""
 
     def corrected(
         self,
@@ -86,8 +90,9 @@ class Window:
         return Student(linears, parameters, self._learning)
 
     def _learning(self, hidden: Tensor) -> Tensor:
-        for block in self.blocks:
-            hidden = self.model.run_learning(block.index, hidden)
+        with attention_reading(self.attention):
+            for block in self.blocks:
+                hidden = self.model.run_learning(block.index, hidden)
         return hidden
 
     def _through(self, planned: Sequence[PlannedBlock], batches: Batches, path: Path) -> float:
@@ -95,7 +100,10 @@ class Window:
         answers = [PlannedLinears(block) for block in planned]
         error = count = 0.0
         samples, length, _ = batches.entering.shape
-        with HiddenStatesWriter(path, samples, length) as writer:
+        with (
+            HiddenStatesWriter(path, samples, length) as writer,
+            attention_reading(self.attention),
+        ):
             for entering, target in batches:
                 hidden = entering
                 for block, answer in zip(self.blocks, answers, strict=True):

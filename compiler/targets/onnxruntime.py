@@ -17,6 +17,7 @@ from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.norm_before_transpose import NormBeforeTranspose
 from castline.compiler.passes.pack_projections import PackProjections
 from castline.compiler.passes.qmoe import QMoE
+from castline.compiler.passes.scatter_channels import ScatterChannels
 from castline.compiler.passes.skip_norm import SkipNorm
 from castline.compiler.passes.unsigned_codes import UnsignedCodes
 from castline.compiler.recipes.recipe import Recipe
@@ -56,15 +57,17 @@ class OnnxRuntime:
         SkipNorm()(model)
         UnsignedCodes()(model)
         Float8Casts()(model)
+        # Before MatMulNBits, which would take the same weights for products in float.
+        MatMulIntegerToFloat()(model)
         declined = {
-            # Before MatMulNBits, which would take the same weights for products in float.
-            "multiplied by integer operators one by one": MatMulIntegerToFloat()(model),
             # What QMoE leaves is dispatched, and then each expert's product is one of the others.
             "multiplied expert by expert": QMoE()(model),
             "computed by every expert": DispatchTokens()(model),
             "multiplied in float": MatMulNBits()(model),
             "looked up in float": GatherBlockQuantized()(model),
         }
+        # After those that know the op before experts.
+        declined["reassembled by transposing"] = ScatterChannels()(model)
         if _has_cache(model):  # an encoder's attention has no faster form on CPUs
             NormBeforeTranspose()(model)
             attentions = GroupQueryAttention(context_length)(model)

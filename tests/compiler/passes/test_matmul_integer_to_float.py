@@ -22,7 +22,9 @@ Write = Callable[[ir.Model], Path]
 NAMES = ("first.weight", "second.weight")
 PER_CHANNEL = WeightScheme(8, "per-channel", True)
 STATIC = (ActivationScheme(8, "per-tensor", dynamic=False), QuantParameters(0.03, 0))
-KINDS = {
+Kind = tuple[ActivationScheme, QuantParameters | None]
+ZEROS_OF_TOKENS = "per token with a zero-point"
+KINDS: dict[str, Kind] = {
     "static": STATIC,
     "static with a zero-point": (
         ActivationScheme(8, "per-tensor", dynamic=False, symmetric=False),
@@ -32,7 +34,7 @@ KINDS = {
     "per token": (ActivationScheme(8, "per-token", dynamic=True), None),
     "per token 5 bits": (ActivationScheme(5, "per-token", dynamic=True), None),
     "per token 4 bits": (ActivationScheme(4, "per-token", dynamic=True), None),
-    "per token with a zero-point": (
+    ZEROS_OF_TOKENS: (
         ActivationScheme(8, "per-token", dynamic=True, symmetric=False),
         None,
     ),
@@ -45,7 +47,7 @@ KINDS = {
 
 
 def two_linears(
-    kind: str = "static", weights: WeightScheme = PER_CHANNEL, dtype: type = np.float32
+    kind: str | Kind = "static", weights: WeightScheme = PER_CHANNEL, dtype: type = np.float32
 ) -> ir.Model:
     """Return y = x @ W1 + b and z = x @ W2, weights and activations quantized."""
     real = "float" if dtype is np.float32 else "float16"
@@ -67,7 +69,7 @@ def two_linears(
     for node, name in zip(model.graph, ("first/MatMul", "first/Add", "second/MatMul"), strict=True):
         node.name = f"/{name}"
     QuantizeWeights(weights)(model)
-    QuantizeActivations(dict.fromkeys(NAMES, KINDS[kind]))(model)
+    QuantizeActivations(dict.fromkeys(NAMES, KINDS[kind] if isinstance(kind, str) else kind))(model)
     return model
 
 
@@ -89,14 +91,14 @@ def run(path: Path) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("weights", ["per-channel", "per-tensor"])
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"per token with a zero-point"}))
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_computes_what_the_neutral_graph_does(
     written: Write, kind: str, weights: str, dtype: type
 ) -> None:
     scheme = WeightScheme(8, weights, True)  # type: ignore[arg-type]
     neutral = run(written(two_linears(kind, scheme, dtype)))
     model = two_linears(kind, scheme, dtype)
-    assert MatMulIntegerToFloat()(model) == {}
+    MatMulIntegerToFloat()(model)
     counts = operators(model)
     assert counts["MatMulIntegerToFloat"] == 2
     assert counts["QuantizeLinear"] + counts["DynamicQuantizeLinear"] == 1, "both share it"
@@ -119,7 +121,7 @@ def test_weights_of_four_bits_stay_so_in_the_file_and_are_widened_once(
     scheme = WeightScheme(4, "per-channel", symmetric)
     neutral = run(written(two_linears(kind, scheme, dtype)))
     model = two_linears(kind, scheme, dtype)
-    assert MatMulIntegerToFloat()(model) == {}
+    MatMulIntegerToFloat()(model)
     counts = operators(model)
     assert (counts["MatMulIntegerToFloat"], counts["MatMul"]) == (2, 0)
     assert not [op for op in counts if op.startswith("LinearW4")]
@@ -156,7 +158,7 @@ def test_weights_with_zero_points_multiply_integers_where_scales_are_static(
     neutral = run(written(two_linears("static", scheme)))
     model = two_linears("static", scheme)
     UnsignedCodes()(model)
-    assert MatMulIntegerToFloat()(model) == {}
+    MatMulIntegerToFloat()(model)
     assert operators(model)["MatMulIntegerToFloat"] == 2
     for found, wanted in zip(run(written(model)), neutral, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
@@ -171,18 +173,45 @@ def test_a_static_linear_takes_its_bias_along() -> None:
     assert operators(model)["Add"] == 1, "the scale of each token comes before the bias"
 
 
-@pytest.mark.parametrize(("bits", "op"), [(8, "LinearW8A8"), (4, "LinearW4A8")])
-def test_zero_points_of_tokens_stay_as_the_function_has_them(bits: int, op: str) -> None:
-    model = two_linears("per token with a zero-point", WeightScheme(bits, "per-channel", True))
-    reason = "each token has a zero-point, which is taken off the sums in steps of their own"
-    assert list(MatMulIntegerToFloat()(model).values()) == [reason, reason]
-    assert operators(model)[f"{op}Asymmetric"] == 2
+@pytest.mark.parametrize("weights", [8, 4])
+def test_zero_points_of_eight_bits_are_taken_off_by_what_is_computed_at_loading(
+    written: Write, weights: int, tmp_path: Path
+) -> None:
+    model = two_linears(ZEROS_OF_TOKENS, WeightScheme(weights, "per-channel", True))
+    MatMulIntegerToFloat()(model)
+    counts = operators(model)
+    assert (counts["MatMulIntegerToFloat"], counts["MatMulInteger"]) == (2, 2)
+    optimized = optimized_operators(written(model), tmp_path / "optimized.onnx")
+    assert (optimized["MatMulIntegerToFloat"], optimized["MatMulInteger"]) == (2, 0)
+    of_linears = counts["Mul"] - optimized["Mul"]
+    assert of_linears == 2, "the weights' scales times their column sums"
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+@pytest.mark.parametrize("granularity", ["per-token", "per-tensor"])
+@pytest.mark.parametrize("weights", [8, 4])
+def test_zero_points_of_fewer_bits_cost_nothing_and_change_no_bit(
+    written: Write, weights: int, granularity: str, bits: int
+) -> None:
+    kind = (ActivationScheme(bits, granularity, dynamic=True, symmetric=False), None)  # type: ignore[arg-type]
+    scheme = WeightScheme(weights, "per-channel", weights == 8)
+    neutral = run(written(two_linears(kind, scheme)))
+    model = two_linears(kind, scheme)
+    MatMulIntegerToFloat()(model)
+    products = [node for node in model.graph if node.op_type == "MatMulIntegerToFloat"]
+    after = {use.node.op_type for node in products for use in node.outputs[0].uses()}
+    assert after <= {"Mul", "Add"}, "the scale of tokens and the bias"
+    for found, wanted in zip(run(written(model)), neutral, strict=True):
+        if granularity == "per-token":
+            np.testing.assert_array_equal(found, wanted)
+        else:  # scales are multiplied in another order
+            np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-5)
 
 
 def test_products_in_float_and_in_groups_are_left_alone() -> None:
     model = two_linears("static", WeightScheme(8, 32, True))
     before = operators(model)
-    assert MatMulIntegerToFloat()(model) == {}
+    MatMulIntegerToFloat()(model)
     assert operators(model) == before
 
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
+from castline.compiler.recipes.load import load_recipe
 from castline.compiler.recipes.quantized import QuantizedWeights
+from castline.compiler.recipes.reassembly import Correction, Reassembly
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.recipes.thresholds import Thresholds
 
@@ -50,8 +52,8 @@ def test_a_search_depends_on_all_but_names_gate_head_and_embedding() -> None:
     recipe = Recipe(name="mine", weights=None)
     searched = set(recipe.searched)
     assert searched == {
-        "algorithm", "weights", "activations", "kv_cache", "smoothing", "scaling", "clipping",
-        "rounding", "calibration", "keep",
+        "algorithm", "weights", "activations", "attention", "kv_cache", "smoothing", "scaling",
+        "clipping", "rounding", "reassembly", "correction", "calibration", "keep",
     }  # fmt: skip
 
 
@@ -73,6 +75,7 @@ def test_numbers_from_a_text_are_needed_for_scales_and_static_ranges(
 
 
 INT4 = {"bits": 4, "group_size": 64, "symmetric": True}
+PER_TOKEN = {"bits": 8, "granularity": "per-token", "scales": "dynamic"}
 
 
 @pytest.mark.parametrize(
@@ -84,9 +87,11 @@ INT4 = {"bits": 4, "group_size": 64, "symmetric": True}
         ({"algorithm": "awq"}, False, True),
         ({"algorithm": "awq", "scaling": {"explicit": True}}, True, True),
         ({"scaling": {"explicit": True}}, False, False),
+        ({"activations": PER_TOKEN, "reassembly": {}}, True, True),
+        ({"correction": {}}, True, True),
     ],
 )
-def test_codes_are_searched_for_ranges_compensation_and_explicit_scales(
+def test_codes_are_searched_for_all_but_rounding_to_nearest_and_scales(
     fields: dict[str, object], searches: bool, needed: bool
 ) -> None:
     recipe = Recipe.model_validate({"name": "mine", "weights": INT4, **fields})
@@ -103,12 +108,61 @@ def test_codes_are_searched_for_ranges_compensation_and_explicit_scales(
             {
                 "algorithm": "awq",
                 "scaling": {"explicit": True},
-                "activations": {"bits": 8, "granularity": "per-token", "scales": "dynamic"},
+                "activations": PER_TOKEN,
             },
             "with activations in codes set it to false",
+        ),
+        ({"reassembly": {}}, "easier to quantize, and activations is null; expected a section"),
+        ({"weights": None, "correction": {}}, "before they are quantized, and weights is null"),
+        (
+            {"algorithm": "awq", "scaling": {"explicit": True}, "correction": {}},
+            "correction does not know scaling.explicit; set it to false",
+        ),
+        (
+            {"attention": {"bits": 8}, "kv_cache": {"granularity": "per-tensor"}},
+            "attention and kv_cache both say how keys and values are quantized",
         ),
     ],
 )
 def test_what_does_not_go_together_is_refused(fields: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         Recipe.model_validate({"name": "mine", "weights": INT4, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "reads"),
+    [
+        ({}, False),
+        ({"correction": {}}, False),
+        ({"activations": PER_TOKEN, "reassembly": {}}, True),
+        ({"clipping": {}}, True),
+        ({"algorithm": "awq"}, True),
+    ],
+)
+def test_moments_are_read_to_merge_channels_and_to_weigh_errors(
+    fields: dict[str, object], reads: bool
+) -> None:
+    recipe = Recipe.model_validate({"name": "mine", "weights": INT4, **fields})
+    assert recipe.reads_moments is reads
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "activations"),
+    [
+        ("w4a4-qllm", (4, False), (4, False)),
+        ("w4a8-qllm", (4, False), (8, False)),
+        ("w6a6-qllm", (6, True), (6, False)),
+    ],
+)
+def test_presets_of_qllm_have_the_papers_grids_and_options(
+    name: str, weights: tuple[int, bool], activations: tuple[int, bool]
+) -> None:
+    recipe = load_recipe(name)
+    assert recipe.algorithm == "round-to-nearest"
+    assert recipe.weights_scheme == WeightScheme(weights[0], "per-channel", weights[1])
+    assert recipe.activations_scheme == ActivationScheme(
+        activations[0], "per-token", dynamic=True, symmetric=activations[1]
+    )
+    assert recipe.reassembly == Reassembly()
+    assert recipe.correction == Correction()
+    assert recipe.needs_calibration

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from castline.compiler.graph.folds.plan import fold_sites
 from castline.compiler.graph.folds.site import Consumer, Site
+from castline.compiler.graph.site_roles import Role, site_roles
 from castline.compiler.plan.decisions import CalibrationFacts, PlanIdentity, QuantPlan
 from castline.compiler.plan.store import PlanStore
 from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
@@ -43,6 +45,21 @@ def sites(sample: Callable[[str], Any]) -> Callable[[str], tuple[Site, ...]]:
     def of(name: str) -> tuple[Site, ...]:
         if name not in found:
             found[name] = fold_sites(sample(name).graph()).sites
+        return found[name]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def roles(
+    sample: Callable[[str], Any], sites: Callable[[str], tuple[Site, ...]]
+) -> Callable[[str], dict[str, Role]]:
+    """Return what reads each site of a sample's graph."""
+    found: dict[str, dict[str, Role]] = {}
+
+    def of(name: str) -> dict[str, Role]:
+        if name not in found:
+            found[name] = site_roles(sample(name).graph(), sites(name))
         return found[name]
 
     return of
@@ -87,6 +104,57 @@ def w3a16() -> Callable[..., Recipe]:
         return Recipe.model_validate(recipe | fields)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def w4a4_qllm() -> Callable[..., Recipe]:
+    """Return QLLM with few thresholds and quick steps; other fields in place, or null."""
+
+    def made(learning: dict[str, object] | None = None, **fields: object) -> Recipe:
+        quick = {"rank": 2, "window": 2, "epochs": 3, "learning_rate": 0.005}
+        recipe: dict[str, object] = {
+            "name": "tiny",
+            "weights": {"bits": 4, "group_size": "per-channel", "symmetric": False},
+            "activations": {
+                "bits": 4,
+                "granularity": "per-token",
+                "scales": "dynamic",
+                "symmetric": False,
+            },
+            "reassembly": {"steps": 3},
+            "correction": quick | (learning or {}),
+        }
+        return Recipe.model_validate(recipe | fields)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def with_outliers(sample: Callable[[str], Any]) -> Callable[..., Checkpoint]:
+    """Return a sample's checkpoint whose norms of blocks make two channels large, its first blocks.
+
+    So there is something to take apart.
+    """
+
+    def of(name: str, blocks: int | None = None) -> Checkpoint:
+        made = sample(name)
+        config = copy.deepcopy(made.config)
+        if blocks is not None:
+            config.num_hidden_layers = blocks
+            if getattr(config, "layer_types", None):
+                config.layer_types = config.layer_types[:blocks]
+        beyond = tuple(f".layers.{index}." for index in range(config.num_hidden_layers, 9))
+        arrays = {
+            stored: array.copy()
+            for stored, array in made.arrays().items()
+            if not any(part in stored for part in beyond)
+        }
+        for stored, array in arrays.items():
+            if ".layers." in stored and stored.endswith("layernorm.weight"):
+                array[[3, 40]] = (30.0, 18.0)
+        return replace(made.checkpoint(arrays), config=config)
+
+    return of
 
 
 class Trial:
@@ -145,8 +213,9 @@ def trial(
         recipe: Recipe,
         kept: dict[str, str] | None = None,
         tokens: np.ndarray = TOKENS,
+        checkpoint: Checkpoint | None = None,
     ) -> Iterator[Trial]:
-        model = BlockModel(sample(name).checkpoint())
+        model = BlockModel(checkpoint or sample(name).checkpoint())
         with model.loaded(0):
             yield Trial(model, sites(name), recipe, kept or {}, tokens)
 
@@ -198,6 +267,7 @@ def kept() -> dict[str, str]:
 def search(
     sample: Callable[[str], Any],
     sites: Callable[[str], tuple[Site, ...]],
+    roles: Callable[[str], dict[str, Role]],
     w8a8: Callable[..., Recipe],
     tokens: np.ndarray,
     kept: dict[str, str],
@@ -210,23 +280,24 @@ def search(
         name: str = "llama", recipe: Recipe | None = None, checkpoint: Checkpoint | None = None
     ) -> PlanSearch:
         recipe = recipe or w8a8()
+        read_by = {} if recipe.reassembly is None else roles(name)
         model = BlockModel(
             checkpoint or sample(name).checkpoint(),
             observes_cache=recipe.cache_scheme is not None,
         )
-        return PlanSearch(model, Searched(sites(name), kept), recipe, tokens)
+        return PlanSearch(model, Searched(sites(name), kept, read_by), recipe, tokens)
 
     return of
 
 
 @pytest.fixture
-def store_in(tokens: np.ndarray) -> Callable[[Path, Recipe], PlanStore]:
-    """Return the store of a plan of three blocks in a folder, begun or gone on with."""
+def store_in(tokens: np.ndarray) -> Callable[..., PlanStore]:
+    """Return the store of a plan, of three blocks, in a folder, begun or gone on with."""
 
-    def begun(folder: Path, recipe: Recipe) -> PlanStore:
+    def begun(folder: Path, recipe: Recipe, blocks: int = 3) -> PlanStore:
         facts = CalibrationFacts("shipped", "t", *tokens.shape, 0, chat_template=False)
         identity = PlanIdentity("c", recipe.searched, facts, "1.0")
-        store = PlanStore(folder, identity, recipe.model_dump(mode="json"), blocks=3)
+        store = PlanStore(folder, identity, recipe.model_dump(mode="json"), blocks)
         store.begin(overwrite=False)
         return store
 
@@ -234,11 +305,12 @@ def store_in(tokens: np.ndarray) -> Callable[[Path, Recipe], PlanStore]:
 
 
 @pytest.fixture
-def planned(store_in: Callable[[Path, Recipe], PlanStore]) -> Callable[..., QuantPlan]:
+def planned(store_in: Callable[..., PlanStore]) -> Callable[..., QuantPlan]:
     """Return the plan that a search makes in a folder."""
 
     def made(search: PlanSearch, folder: Path) -> QuantPlan:
-        return search.into(store_in(folder, search.recipe), SilentProgress())
+        store = store_in(folder, search.recipe, len(search.model.blocks))
+        return search.into(store, SilentProgress())
 
     return made
 

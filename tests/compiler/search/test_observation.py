@@ -81,6 +81,18 @@ def test_rows_do_not_change_when_the_model_writes_into_what_it_gave() -> None:
     assert observations.seen["w", None].rows.min() == 1
 
 
+def test_what_was_observed_can_be_seen_over_a_scale() -> None:
+    observations = Observations(2, 0)
+    for x in (torch.tensor([[1.0, -6.0]]), torch.tensor([[-4.0, 2.0]])):
+        observations(call(x))
+    observed = observations.seen["w", None]
+    over = observed.over(torch.tensor([2.0, 4.0]))
+    assert over.rows.tolist() == [[0.5, -1.5], [-2, 0.5]]
+    assert (over.low.tolist(), over.high.tolist()) == ([-2, -1.5], [0.5, 0.5])
+    assert over.peaks.tolist() == [2, 1.5]
+    assert observed.peaks.tolist() == [4, 6]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_is_refused_and_its_linear_named(value: float) -> None:
     x = torch.ones(2, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,12 +11,20 @@ import numpy as np
 import torch
 
 from castline.compiler.graph.folds.plan import fold_sites
-from castline.compiler.plan.decisions import PlannedBlock, PlannedLinear, PlannedSite
+from castline.compiler.plan.decisions import (
+    PlannedBlock,
+    PlannedLinear,
+    PlannedReassembly,
+    PlannedSite,
+)
+from castline.compiler.quant.activations import dequantize_activations, quantize_activations
+from castline.compiler.quant.channel_map import ChannelMap
 from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.round_to_nearest import dequantize, quantize
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
 from castline.compiler.search.linear_calls import LinearCall
 from castline.compiler.search.planned_linears import PlannedLinears, fold_planned
+from castline.compiler.search.quantizer import Quantizer
 
 INT8 = WeightScheme(8, "per-channel", symmetric=True)
 STATIC = ActivationScheme(8, "per-tensor", dynamic=False)
@@ -87,6 +96,61 @@ def test_what_an_explicit_site_divides_is_divided() -> None:
     expected = (X / scale) @ stored(W[0]).T
     np.testing.assert_allclose(PlannedLinears(block)(call).numpy(), expected, rtol=1e-4)
     fold_planned(block, {}, {})  # there is nothing to fold it into
+
+
+MAP = ChannelMap(  # channel 1 is taken apart, and 2 and 0 share a place
+    gather=np.array([2, 1, 1, 3]),
+    scale=np.array([0.5, 0.5, 0.5, 1.0], np.float32),
+    place=np.array([0]),
+    channel=np.array([0]),
+    channel_scale=np.array([0.5], np.float32),
+)
+PER_TOKEN = ActivationScheme(4, "per-token", dynamic=True, symmetric=False)
+
+
+def reassembled(*names: str, **fields: Any) -> PlannedBlock:
+    """Return a block of linears `names` that read one value, of which "w" reads the places."""
+    peaks = np.ones(4, np.float32)
+    reassembly = PlannedReassembly(MAP, ("w",), 1.0, "merge-error", 0.1, 0.2, None)
+    site = PlannedSite("x", "", names, peaks, peaks, *[None] * 6, reassembly=reassembly)
+    linear = planned(INT8, PER_TOKEN)
+    return PlannedBlock(
+        0, "b", tuple(replace(linear, name=n) for n in names), (site,), None, **fields
+    )
+
+
+def of_rows(x: np.ndarray) -> np.ndarray:
+    return dequantize_activations(quantize_activations(x, PER_TOKEN))
+
+
+def test_the_places_are_quantized_and_multiplied_by_the_codes_of_theirs() -> None:
+    matrix = quantize(np.ascontiguousarray(MAP.of_weights(W[0]).T), INT8)
+    given = GivenCodes(INT8, partial(tuple, (matrix,)))
+    linears = PlannedLinears(reassembled("w", "router", codes={"w": given}))
+    x, weight = torch.from_numpy(X), torch.from_numpy(W[0])
+    found = linears(LinearCall("w", None, x, weight, None, transposed=False))
+    expected = of_rows(MAP.of_values(X)) @ dequantize(matrix)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
+    other = linears(LinearCall("router", None, x, weight, None, transposed=False))
+    np.testing.assert_allclose(other.numpy(), of_rows(X) @ stored(W[0]).T, rtol=1e-5, atol=1e-6)
+
+
+def test_linears_that_learn_are_those_whose_codes_are_known() -> None:
+    matrices = tuple(quantize(np.ascontiguousarray(each.T), INT8) for each in W)
+    given = {"w": GivenCodes(INT8, partial(tuple, matrices[:1]))}
+    given["stack"] = GivenCodes(INT8, partial(tuple, matrices))
+    linears = PlannedLinears(reassembled("w", "stack", "nearest", codes=given))
+    parameters = {"w": torch.from_numpy(W[0]), "stack": torch.from_numpy(W)}
+    found = linears.students(parameters)
+    assert found.keys() == {("w", None), ("stack", 0), ("stack", 1)}
+    for (_, expert), one in found.items():
+        np.testing.assert_array_equal(one.quantized.numpy(), dequantize(matrices[expert or 0]).T)
+        assert one.quantizer == Quantizer(INT8, PER_TOKEN)
+    assert found["stack", 0].channels is None
+    channels = found["w", None].channels
+    assert channels is not None
+    np.testing.assert_array_equal(channels.of_values(torch.from_numpy(X)), MAP.of_values(X))
+    assert linears.students(parameters)["w", None].channels is channels
 
 
 def test_experts_of_a_stack_are_told_apart() -> None:

@@ -111,3 +111,23 @@ def test_scaled_weights_are_multiplied_and_the_problem_stays() -> None:
     assert scaled.linears[0].weight.tolist() == [[5, 2, 1]]
     assert found.linears[0].weight.tolist() == [[1, 1, 1]]
     assert scaled.site is found.site
+
+
+def test_what_is_read_over_a_folded_scale_is_divided_and_the_weights_stay() -> None:
+    x = torch.tensor([[4.0, -6.0, 3.0]])
+    found = of(
+        site(2, w=[1, 0, -1], never=[0, 1, 1]),
+        dict.fromkeys(("w", "never"), torch.ones(1, 3)),
+        seen(("w", None, x)),
+    )
+    folded = found.folded(torch.tensor([2.0, 8.0], dtype=torch.float64))
+    observed = folded.linears[0].observed
+    assert observed is not None
+    assert observed.rows.tolist() == [[0.5, -3, 3]]
+    assert observed.peaks.tolist() == [0.5, 3, 3]
+    assert folded.linears[1].observed is None
+    assert all(
+        one.weight is other.weight for one, other in zip(folded.linears, found.linears, strict=True)
+    )
+    assert found.linears[0].observed is not None
+    assert found.linears[0].observed.rows.tolist() == x.tolist()

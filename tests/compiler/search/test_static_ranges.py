@@ -12,6 +12,7 @@ from castline.compiler.quant.scheme import (
     RangeMethod,
 )
 from castline.compiler.search.linear_calls import LinearCall
+from castline.compiler.search.placed_channels import PlacedChannels
 from castline.compiler.search.static_ranges import SiteRanges, cache_scales
 
 STATIC = ActivationScheme(8, "per-tensor", dynamic=False)
@@ -52,6 +53,24 @@ def test_with_zero_points_the_range_is_from_the_least_to_the_largest() -> None:
     ranges = SiteRanges({"q": "x"}, scheme)
     ranges(call("q", torch.tensor([[-51.0, 204.0]])))
     assert ranges.parameters()["x"] == QuantParameters(1.0, -128 + 51)
+
+
+def test_the_range_of_a_reassembled_value_is_that_of_its_places() -> None:
+    """Channel 0 stands at both places, halved; place 1 holds a quarter of channel 1 beside it."""
+    places = PlacedChannels(
+        gather=torch.tensor([0, 0]),
+        scale=torch.tensor([0.5, 0.5]),
+        place=torch.tensor([1]),
+        channel=torch.tensor([1]),
+        channel_scale=torch.tensor([0.25]),
+    )
+    ranges = SiteRanges({"q": "x", "o": "y"}, STATIC, {"q": places})
+    x = torch.tensor([[100.0, -20.0], [-80.0, -56.0]])  # at the places: 50, 45; -40, -54
+    for name in ("q", "o"):
+        assert torch.equal(ranges(call(name, x)), x)
+    found = ranges.parameters()
+    assert found["x"].scale == pytest.approx(54 / 127, rel=1e-6)
+    assert found["y"].scale == pytest.approx(100 / 127, rel=1e-6)
 
 
 def test_nothing_is_counted_without_a_scheme() -> None:
