@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
 from castline.compiler.recipes.reassembly import Correction
-from castline.compiler.search.correction import Learned, learn
+from castline.compiler.search.correction import Learned, learn, relative_error
 from castline.compiler.search.quantizer import Quantizer
 
 OpensWindow: TypeAlias = Callable[..., AbstractContextManager[Any]]
@@ -29,15 +28,20 @@ def learned(opened: Any, settings: Correction = FAST, seed: int = 0) -> Learned:
     return learn(opened.student, opened.batches, settings, seed, lambda _: None)
 
 
+def by_token(found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the squared error of each token by its square, in float64."""
+    errors = (found - target).double().norm(dim=-1) / target.double().norm(dim=-1)
+    return errors.square().flatten()
+
+
 def loss(opened: Any, found: Learned) -> float:
-    """Return the loss of what was found, measured apart and in float64."""
-    student, total, count = opened.student, 0.0, 0
-    for entering, target in opened.batches:
-        with torch.no_grad():
-            leaving = student.leaving(entering, found.low_rank)
-        total += float((leaving - target).double().square().sum())
-        count += target.numel()
-    return total / count
+    """Return the loss of what was found, measured apart."""
+    with torch.no_grad():
+        errors = [
+            by_token(opened.student.leaving(entering, found.low_rank), target)
+            for entering, target in opened.batches
+        ]
+    return float(torch.cat(errors).mean())
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -57,10 +61,16 @@ def test_the_loss_before_is_that_of_the_quantized_window(quantized_window: Opens
         for (name, _), linear in opened.student.linears.items():
             opened.student.parameters[name].copy_(linear.quantized)
         errors = [
-            F.mse_loss(opened.student.run(entering), target, reduction="none").flatten()
-            for entering, target in opened.batches
+            by_token(opened.student.run(entering), target) for entering, target in opened.batches
         ]
     assert float(torch.cat(errors).mean()) == pytest.approx(found.loss_before, rel=1e-5)
+
+
+def test_a_token_counts_by_its_own_square() -> None:
+    target = torch.tensor([[[3.0, 4.0], [3000.0, 4000.0]]])
+    found = target + torch.tensor([[[1.0, 0.0], [0.0, 1000.0]]])
+    assert float(relative_error(found, target)) == pytest.approx((1 / 25 + 1 / 25) / 2)
+    assert float(relative_error(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))) == 0
 
 
 def test_what_is_added_to_the_weights_is_of_low_rank(quantized_window: OpensWindow) -> None:
