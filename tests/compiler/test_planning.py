@@ -94,7 +94,7 @@ def test_the_same_inputs_make_the_same_bytes_and_a_finished_plan_is_not_made_aga
     assert contents(tmp_path / "plan") == contents(plan)
     from castline.compiler.search.planning import PlanSearch
 
-    monkeypatch.setattr(PlanSearch, "_block", lambda *_: pytest.fail("was searched again"))
+    monkeypatch.setattr(PlanSearch, "_prepared", lambda *_: pytest.fail("was searched again"))
     quantize_model(source, tmp_path / "plan", recipe=recipe())
     assert contents(tmp_path / "plan") == contents(plan)
 
@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_in_the_same_bytes(
     from castline.compiler.search.planning import PlanSearch
 
     searched: list[int] = []
-    block = PlanSearch._block
+    block = PlanSearch._prepared
 
     def stopping(self: Any, index: int, work: Path) -> Any:
         searched.append(index)
@@ -117,7 +117,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_in_the_same_bytes(
             raise KeyboardInterrupt
         return block(self, index, work)
 
-    monkeypatch.setattr(PlanSearch, "_block", stopping)
+    monkeypatch.setattr(PlanSearch, "_prepared", stopping)
     folder = tmp_path / "plan"
     with pytest.raises(KeyboardInterrupt):
         quantize_model(source, folder, recipe=recipe())

@@ -25,7 +25,12 @@ STATIC_RECIPE = "w8a8-smoothquant-static"
 
 def unsupported(recipe: Recipe) -> tuple[str, ...]:
     """Return a sentence or two for each part of `recipe` that no engine computes."""
-    return (*_zero_points(recipe), *_dynamic_activations(recipe), *_reassembly(recipe))
+    return (
+        *_zero_points(recipe),
+        *_dynamic_activations(recipe),
+        *_attention(recipe),
+        *_reassembly(recipe),
+    )
 
 
 def unsupported_products(model: ir.Model) -> tuple[str, ...]:
@@ -74,6 +79,15 @@ def _dynamic_activations(recipe: Recipe) -> Iterator[str]:
             f"recipe {recipe.name!r} takes them at run time ({scheme}). Use {STATIC_RECIPE} "
             "(static, per tensor), or --set activations.granularity=per-tensor --set "
             "activations.scales=static."
+        )
+
+
+def _attention(recipe: Recipe) -> Iterator[str]:
+    if recipe.attention is not None:
+        yield (
+            "The tensorrt-rtx target leaves what attention reads in float, and recipe "
+            f"{recipe.name!r} quantizes it by scales of run time. Use --set attention=null, or "
+            "kv_cache for keys and values."
         )
 
 

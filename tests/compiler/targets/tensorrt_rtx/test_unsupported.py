@@ -68,8 +68,15 @@ def test_everything_is_said_at_once() -> None:
     assert len(unsupported(recipe)) == 2
 
 
+def test_what_attention_reads_is_not_quantized() -> None:
+    recipe = load_recipe("w8a8-smoothquant-static", ("attention.bits=4",))
+    (sentence,) = unsupported(recipe)
+    assert "leaves what attention reads in float" in sentence
+    assert "Use --set attention=null" in sentence
+
+
 def test_reassembled_channels_are_not() -> None:
-    recipe = load_recipe("w4a16-rtn-sym", ("reassembly={}",))
+    recipe = load_recipe("w8a8-smoothquant-static", ("reassembly={}",))
     (sentence,) = unsupported(recipe)
     assert "takes channels apart" in sentence
     assert "Use --set reassembly=null" in sentence
