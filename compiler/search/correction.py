@@ -61,7 +61,7 @@ def learn(
     Source: Liu et al., QLLM, arXiv:2310.08041, section 4.2, and the authors' settings: AdamW
     without weight decay, a learning rate that falls to 0 in a line, no warm-up. Differs from the
     paper: the error of each token counts by its own square, since the next norm sees no more, and
-    since a first token can be ten thousand times larger than all others. Differs from their code:
+    since a first token can be far larger than all others. Differs from their code:
     all is float32, where theirs multiplies in bfloat16; gains of norms are not learned, nor a
     bias of the last norm; the best state is kept, not the last; a loss that diverges is stopped.
     """
