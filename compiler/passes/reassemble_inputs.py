@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.graph.linears import linears
-from castline.compiler.graph.stacked import stacked_linears
 from castline.compiler.passes.initializers import constant
+from castline.compiler.passes.linear_inputs import change_inputs
 from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.quant.channel_map import ChannelMap
 from castline.plugins.op import DOMAIN
@@ -41,18 +41,9 @@ class ReassembleInputs:
 
         Returns the names for which the graph has no linear.
         """
-        written: dict[tuple[ir.Value, tuple[bytes, ...]], ir.Value] = {}
-        single = ((linear.name, linear.node) for linear in linears(model))
-        stacks = ((stack.name, stack.node) for stack in stacked_linears(model))
-        found = [(name, node) for name, node in (*single, *stacks) if name in self.linears]
-        for name, node in found:
-            channels, x = self.linears[name], node.inputs[0]
-            assert x is not None, "MatMul has two inputs"
-            key = (x, _content(channels))
-            if key not in written:
-                written[key] = _written(model, node, x, name, channels)
-            node.replace_input_with(0, written[key])
-        return tuple(name for name in self.linears if name not in dict(found))
+        return change_inputs(
+            model, self.linears, _content, "reassembled_input", partial(_written, model)
+        )
 
 
 def _content(channels: ChannelMap) -> tuple[bytes, ...]:
@@ -61,18 +52,16 @@ def _content(channels: ChannelMap) -> tuple[bytes, ...]:
 
 
 def _written(
-    model: ir.Model, node: ir.Node, x: ir.Value, name: str, channels: ChannelMap
+    model: ir.Model,
+    writer: NodeWriter,
+    x: ir.Value,
+    linear: str,
+    _float_type: ir.DataType,
+    channels: ChannelMap,
 ) -> ir.Value:
-    weight = node.inputs[1]
-    assert weight is not None, "MatMul has two inputs"
     REASSEMBLE_CHANNELS.define_in(model)
-    linear = name.removesuffix(".weight")
     parts = [
         constant(model.graph, f"{linear}.input_{part}", getattr(channels, part).astype(kind))
         for part, kind in _TYPES.items()
     ]
-    # Below the node's own name: products of experts stand beside one another under one path.
-    writer = NodeWriter(model.graph, f"{node.name}/reassembled_input", node)
-    value = writer.add(REASSEMBLE_CHANNELS.name, [x, *parts], domain=DOMAIN)
-    value.shape, value.type = x.shape, ir.TensorType(weight.dtype or ir.DataType.FLOAT)
-    return value
+    return writer.add(REASSEMBLE_CHANNELS.name, [x, *parts], domain=DOMAIN)

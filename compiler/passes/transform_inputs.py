@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.graph.linears import linears
-from castline.compiler.graph.stacked import stacked_linears
 from castline.compiler.passes.initializers import constant
+from castline.compiler.passes.linear_inputs import change_inputs
 from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.quant.arrays import Array
 
@@ -52,28 +52,24 @@ class TransformInputs:
 
         Returns the names for which the graph has no linear.
         """
-        written: dict[tuple[ir.Value, tuple[bytes, bytes]], ir.Value] = {}
-        single = ((linear.name, linear.node) for linear in linears(model))
-        stacks = ((stack.name, stack.node) for stack in stacked_linears(model))
-        found = [(name, node) for name, node in (*single, *stacks) if name in self.linears]
-        for name, node in found:
-            transform, x = self.linears[name], node.inputs[0]
-            assert x is not None, "MatMul has two inputs"
-            key = (x, transform.content)
-            if key not in written:
-                written[key] = _written(model.graph, node, x, name, transform)
-            node.replace_input_with(0, written[key])
-        return tuple(name for name in self.linears if name not in dict(found))
+        return change_inputs(
+            model,
+            self.linears,
+            lambda transform: transform.content,
+            "transformed_input",
+            partial(_written, model.graph),
+        )
 
 
 def _written(
-    graph: ir.Graph, node: ir.Node, x: ir.Value, name: str, transform: InputTransform
+    graph: ir.Graph,
+    writer: NodeWriter,
+    x: ir.Value,
+    linear: str,
+    float_type: ir.DataType,
+    transform: InputTransform,
 ) -> ir.Value:
-    weight = node.inputs[1]
-    assert weight is not None, "MatMul has two inputs"
-    float_type = weight.dtype or ir.DataType.FLOAT
-    writer = NodeWriter(graph, f"{str(node.name).rpartition('/')[0]}/transformed_input", node)
-    linear, value = name.removesuffix(".weight"), x
+    value = x
     if transform.factor is not None:
         factor = transform.factor.astype(float_type.numpy())
         value = writer.add("Mul", [value, constant(graph, f"{linear}.input_factor", factor)])
@@ -81,5 +77,4 @@ def _written(
     if transform.order is not None:
         order = constant(graph, f"{linear}.input_order", transform.order.astype(np.int64))
         value = writer.add("Gather", [value, order], {"axis": -1})
-        value.shape, value.type = x.shape, ir.TensorType(float_type)
     return value

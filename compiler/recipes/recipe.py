@@ -144,13 +144,17 @@ class Recipe(Section):
             return False
         explicit = self.algorithm == "awq" and self.scaling.explicit  # no fold scales the weights
         qllm = self.reassembly is not None or self.correction is not None
-        return explicit or qllm or self.clipping is not None or self.rounding == "compensated"
+        return explicit or qllm or self.weighs_errors
+
+    @property
+    def weighs_errors(self) -> bool:
+        """Whether codes are chosen by what their errors cost at the output of the linear."""
+        return self.clipping is not None or self.rounding == "compensated"
 
     @property
     def reads_moments(self) -> bool:
         """Whether the search needs to know how what linears read goes together."""
-        chosen = self.clipping is not None or self.rounding == "compensated"
-        return self.algorithm == "awq" or self.reassembly is not None or chosen
+        return self.algorithm == "awq" or self.reassembly is not None or self.weighs_errors
 
     @property
     def needs_calibration(self) -> bool:

@@ -13,6 +13,7 @@ from castline.compiler.report.plan_rows import site_titles
 
 _ADDED = "added to the weights"
 _NO_BETTER = "left out, since the merged weights lost more"
+_NOTHING = "left out, since nothing was learned"
 _STOPPED = "; stopped in epoch {epoch}, since the loss diverged"
 
 
@@ -75,12 +76,14 @@ def _reassembly(title: str, entries: Sequence[tuple[int, PlannedReassembly]]) ->
 def _correction(one: PlannedCorrection, plan: QuantPlan) -> CorrectionRow:
     asked = plan.recipe.get("correction")
     epochs = asked.get("epochs") if isinstance(asked, dict) else None
+    outcome = _ADDED if one.merged else _NO_BETTER
+    if one.loss_learned >= one.loss_before:
+        outcome = _NOTHING
     stopped = isinstance(epochs, int) and one.epochs < epochs
     return CorrectionRow(
         blocks=layer_ranges(range(one.first, one.first + one.blocks)),
         loss_before=significant(one.loss_before),
         loss_learned=significant(one.loss_learned),
         loss_merged=significant(one.loss_merged),
-        outcome=(_ADDED if one.merged else _NO_BETTER)
-        + (_STOPPED.format(epoch=one.epochs + 1) if stopped else ""),
+        outcome=outcome + (_STOPPED.format(epoch=one.epochs + 1) if stopped else ""),
     )

@@ -136,7 +136,7 @@ class BlockSearch:
 
     def _expected(self, one: ReadingLinear) -> Tensor | None:
         """Return the sum of x^T x that its codes are chosen by; None where they are the nearest."""
-        if self.recipe.clipping is None and self.recipe.rounding == "nearest":
+        if not self.recipe.weighs_errors:
             return None
         assert self.moments is not None, "whoever chooses codes by what is read gathers moments"
         moments = self.moments.of(one.name, one.expert)

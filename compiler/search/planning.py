@@ -145,7 +145,9 @@ class PlanSearch:
             modules = self._inspected(index, sites, parameters, work, _REASSEMBLED)
             decisions = SiteReassembly(settings, search, roles, modules)(decisions, observations)
         ranges, cache = self._static(index, decisions, parameters, _states(work, index))
-        search = replace(search, modules={}, glimpses={})
+        # A window's blocks wait for one another with what choosing their codes takes, and no more.
+        moments = search.moments if self.recipe.weighs_errors else None
+        search = replace(search, modules={}, glimpses={}, moments=moments)
         return PreparedBlock(index, search, observations, decisions, ranges, cache)
 
     def _observed(

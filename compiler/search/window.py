@@ -64,23 +64,21 @@ class Window:
         """
         plain = tuple(block.planned({}) for block in self.blocks)
         learned = learn(self._student(plain), batches, settings, seed, advance)
-        merged = tuple(
-            block.planned(
-                {
-                    reader: learned.delta(reader)
-                    for reader in learned.low_rank
-                    if reader[0] in block.parameters
-                }
-            )
-            for block in self.blocks
-        )
-        loss = self._through(merged, batches, leaving)
-        chosen = merged
-        if not loss < learned.loss_before:
+        chosen, loss = plain, learned.loss_before
+        if learned.loss_learned < learned.loss_before:
+            chosen = self._merged(learned)
+            loss = self._through(chosen, batches, leaving)
+        better = loss < learned.loss_before
+        if not better:
             chosen = plain
             self._through(plain, batches, leaving)
-        correction = self._correction(learned, loss, merged=chosen is merged)
+        correction = self._correction(learned, loss, merged=better)
         return tuple(replace(block, correction=correction) for block in chosen)
+
+    def _merged(self, learned: Learned) -> tuple[PlannedBlock, ...]:
+        """Return the blocks with codes of the weights that what was learned is added to."""
+        deltas = {reader: learned.delta(reader) for reader in learned.low_rank}
+        return tuple(block.planned(deltas) for block in self.blocks)
 
     def _student(self, planned: Sequence[PlannedBlock]) -> Student:
         linears: dict[Reader, StudentLinear] = {}

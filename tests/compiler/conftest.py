@@ -41,6 +41,7 @@ from castline.exporters import trace as tracing
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
 from castline.exporters.export import export
 from castline.exporters.skeleton import Skeleton
+from castline.progress import Progress
 
 VOCABULARY = 160
 CONTEXT = 512
@@ -335,3 +336,33 @@ def w4() -> tuple[str, ...]:
 def wide() -> tuple[str, ...]:
     """Return the same with a gate that random weights pass."""
     return WIDE
+
+
+class StopsAt:
+    """Progress that ends the run when so much is done, as Ctrl-C does."""
+
+    def __init__(self, amount: float) -> None:
+        self._amount = amount
+
+    @contextmanager
+    def stage(
+        self,
+        title: str,  # noqa: ARG002 - the protocol's signature
+        total: float | None = None,  # noqa: ARG002
+        unit: str = "",  # noqa: ARG002
+    ) -> Iterator[Callable[[float], None]]:
+        done = 0.0
+
+        def advance(more: float) -> None:
+            nonlocal done
+            done += more
+            if done == self._amount:
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+@pytest.fixture(scope="session")
+def stopping_at() -> Callable[[float], Progress]:
+    """Return what makes a progress that stops its run."""
+    return StopsAt

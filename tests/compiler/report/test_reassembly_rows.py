@@ -62,10 +62,12 @@ def test_nothing_reassembled_or_learned_has_no_rows() -> None:
 def test_a_window_has_one_row_that_says_what_came_of_it() -> None:
     taken = PlannedCorrection(0, 2, 4.0, 1.0, 2.0, epochs=3, merged=True)
     left = PlannedCorrection(2, 1, 4.0, 3.0, 5.0, epochs=1, merged=False)
-    blocks = (planned(0, None, taken), planned(1, None, taken), planned(2, None, left))
+    none = PlannedCorrection(3, 1, 4.0, 4.0, 4.0, epochs=3, merged=False)
+    blocks = tuple(planned(i, None, one) for i, one in enumerate((taken, taken, left, none)))
     plan = QuantPlan(IDENTITY, {"correction": {"epochs": 3}}, blocks)
     stopped = "left out, since the merged weights lost more; stopped in epoch 2, since the loss"
     assert correction_rows(plan) == (
         CorrectionRow("0-1", "4", "1", "2", "added to the weights"),
         CorrectionRow("2", "4", "3", "5", f"{stopped} diverged"),
+        CorrectionRow("3", "4", "4", "4", "left out, since nothing was learned"),
     )

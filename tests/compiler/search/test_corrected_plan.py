@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search.planning import PlanSearch, Searched
 from castline.compiler.searchable import reads_float, stays_float
 from castline.exporters.checkpoint import Checkpoint
+from castline.progress import Progress
 
 BLOCKS = 3
 Recipes = Callable[..., Recipe]
@@ -212,30 +212,6 @@ def test_routers_and_experts_read_the_value_as_it_is(
     assert all(one.loss_learned < one.loss_before for one in plan.corrections)
 
 
-class StopsAt:
-    """Progress that ends the run when so many blocks are done, as Ctrl-C does."""
-
-    def __init__(self, blocks: int) -> None:
-        self._blocks = blocks
-
-    @contextmanager
-    def stage(
-        self,
-        title: str,  # noqa: ARG002 - the protocol's signature
-        total: float | None = None,  # noqa: ARG002
-        unit: str = "",  # noqa: ARG002
-    ) -> Iterator[Callable[[float], None]]:
-        done = 0.0
-
-        def advance(amount: float) -> None:
-            nonlocal done
-            done += amount
-            if done == self._blocks:
-                raise KeyboardInterrupt
-
-        yield advance
-
-
 @pytest.mark.parametrize(
     ("stopped_at", "goes_on_with"),
     [(1, 0), (9, 0), (11, 2), (14, 2), (20, 2)],
@@ -251,6 +227,7 @@ def test_a_run_stopped_within_a_window_does_that_window_again(
     store_in: Callable[..., PlanStore],
     planned: Callable[..., QuantPlan],
     contents: Callable[[Path], dict[str, bytes]],
+    stopping_at: Callable[[float], Progress],
 ) -> None:
     """Three epochs of three samples take 9 steps, and then each block one as it is kept."""
     recipe = w4a4_qllm()
@@ -258,7 +235,7 @@ def test_a_run_stopped_within_a_window_does_that_window_again(
     first = search(recipe=recipe, checkpoint=with_outliers("llama"))
     store = store_in(tmp_path / "plan", recipe)
     with pytest.raises(KeyboardInterrupt):
-        first.into(store, StopsAt(stopped_at))
+        first.into(store, stopping_at(stopped_at))
     assert store.finished == goes_on_with
 
     checkpoint = with_outliers("llama")

@@ -7,8 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +20,10 @@ from castline.compiler.plan.store import PlanStore
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search.planning import PlanSearch
 from castline.errors import OutputError
-from castline.progress import SilentProgress
+from castline.progress import Progress, SilentProgress
 
 BLOCKS = 3
 Recipes = Callable[..., Recipe]
-
-
-class StopsAt:
-    """Progress that ends the run when so many blocks are done, as Ctrl-C does."""
-
-    def __init__(self, blocks: int) -> None:
-        self._blocks = blocks
-
-    @contextmanager
-    def stage(
-        self,
-        title: str,  # noqa: ARG002 - the protocol's signature
-        total: float | None = None,  # noqa: ARG002
-        unit: str = "",  # noqa: ARG002
-    ) -> Iterator[Callable[[float], None]]:
-        done = 0.0
-
-        def advance(amount: float) -> None:
-            nonlocal done
-            done += amount
-            if done == self._blocks:
-                raise KeyboardInterrupt
-
-        yield advance
 
 
 @pytest.mark.parametrize("done", [0, 1])
@@ -137,12 +112,13 @@ def test_a_stopped_run_goes_on_behind_its_last_block(
     store_in: Callable[..., PlanStore],
     planned: Callable[..., QuantPlan],
     contents: Callable[[Path], dict[str, bytes]],
+    stopping_at: Callable[[float], Progress],
 ) -> None:
     planned(search(), tmp_path / "whole")
     first = search()
     store = store_in(tmp_path / "plan", first.recipe)
     with pytest.raises(KeyboardInterrupt):
-        first.into(store, StopsAt(done))
+        first.into(store, stopping_at(done))
     assert store.finished == done
     assert len(list(store.work.iterdir())) == 1
 
@@ -186,12 +162,13 @@ def test_lost_hidden_states_are_made_again_from_the_beginning(
     store_in: Callable[..., PlanStore],
     planned: Callable[..., QuantPlan],
     contents: Callable[[Path], dict[str, bytes]],
+    stopping_at: Callable[[float], Progress],
 ) -> None:
     planned(search(), tmp_path / "whole")
     first = search()
     store = store_in(tmp_path / "plan", first.recipe)
     with pytest.raises(KeyboardInterrupt):
-        first.into(store, StopsAt(2))
+        first.into(store, stopping_at(2))
     for path in store.work.iterdir():
         path.unlink()
     planned(search(), tmp_path / "plan")
@@ -236,7 +213,7 @@ from castline.compiler.plan.store import PlanStore
 from castline.compiler.search.blocks import BlockModel
 from castline.compiler.search.planning import PlanSearch
 from castline.exporters.checkpoint import open_checkpoint
-from castline.progress import SilentProgress
+from castline.progress import Progress, SilentProgress
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
