@@ -50,7 +50,7 @@ SUITES = {
     "w8a8": Suite("accuracy", tuple(w8a8_cases.cases()), threads=2),
     # The searches are compared on one thread.
     "weight-only": Suite("accuracy-weight-only", tuple(weight_only_cases.cases()), threads=1),
-    "qllm": Suite("accuracy-qllm", tuple(qllm_cases.cases()), threads=2),
+    "qllm": Suite("accuracy-qllm", tuple(qllm_cases.cases()), threads=1),
 }
 
 
@@ -216,7 +216,7 @@ def run_suite(suite: Suite, options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=SUITES, help="one suite (default: all)")
-    parser.add_argument("--threads", type=int, help="of each process (weight-only: 1, others: 2)")
+    parser.add_argument("--threads", type=int, help="of each process (w8a8: 2, others: 1)")
     parser.add_argument(
         "--go-on", action="store_true", help="keep what today's result holds of an unfinished run"
     )

@@ -23,13 +23,14 @@ SCRIPTS = {
     AUTOAWQ: "autoawq_awq.py",
 }
 ROUND, SCALE, CLIP = "round-to-nearest", "AWQ", "AWQ, clip"
-COMPENSATED = "AWQ, clip, compensated"
+COMPENSATED, QUICK = "AWQ, clip, compensated", "clip, compensated"
 SCALES, GPTQ = "AWQ, scales", "GPTQ"
 ROUNDED = "rounding=nearest"
 OURS: dict[str, tuple[str, ...]] = {
     ROUND: ("algorithm=round-to-nearest", "clipping=null", ROUNDED),
     SCALE: ("clipping=null", ROUNDED),
     CLIP: (ROUNDED,),
+    QUICK: ("algorithm=round-to-nearest",),
     COMPENSATED: (),
 }
 """What each method changes of the preset, which is the last."""

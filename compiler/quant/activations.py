@@ -66,7 +66,7 @@ def activation_grid(low: Array, high: Array, scheme: ActivationScheme) -> tuple[
         scales = _above_zero(np.maximum(high, -low) / np.float32(most))
         return scales, np.zeros_like(scales)
     scales = _above_zero((high - low) / np.float32(most - least))
-    return scales, np.clip(np.rint(-low / scales) + np.float32(least), least, most)
+    return scales, np.clip(np.rint(np.float32(least) - low / scales), least, most)
 
 
 def _above_zero(scales: Array) -> Array:

@@ -73,7 +73,7 @@ def activation_grid(low: Tensor, high: Tensor, scheme: ActivationScheme) -> Fake
         scale = _above_zero(_over(torch.maximum(high, -low), most))
         return FakeGrid(scale, None, (least, most))
     scale = _above_zero(_over(high - low, most - least))
-    zero_point = (-low / scale).round_().add_(least).clamp_(least, most)
+    zero_point = (least - low / scale).round_().clamp_(least, most)
     return FakeGrid(scale, zero_point, (least, most))
 
 

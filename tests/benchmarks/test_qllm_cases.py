@@ -24,20 +24,29 @@ def test_every_recipe_is_the_scheme_it_is_named_for() -> None:
 
 
 def test_every_recipe_does_what_the_method_says_and_no_more() -> None:
-    from qllm_cases import CORRECTED, REASSEMBLED, ROUND, SMOOTH, cases
+    from qllm_cases import ALL, CORRECTED, REASSEMBLED, ROUND, SMOOTH, cases
 
     does = {
-        ROUND: (False, False, False),
-        SMOOTH: (True, False, False),
-        REASSEMBLED: (False, True, False),
-        CORRECTED: (False, True, True),
+        ROUND: (False, False, False, "nearest"),
+        SMOOTH: (True, False, False, "nearest"),
+        REASSEMBLED: (False, True, False, "nearest"),
+        CORRECTED: (False, True, True, "nearest"),
+        ALL: (True, True, True, "compensated"),
     }
     for case in cases():
         recipe = load_recipe(case.recipe, case.changes)
-        found = (recipe.folds, recipe.reassembly is not None, recipe.correction is not None)
-        assert found == does[case.method]
+        qllm = (recipe.reassembly is not None, recipe.correction is not None)
+        assert (recipe.folds, *qllm, recipe.rounding) == does[case.method]
         assert recipe.needs_calibration == case.needs_plan
-        assert (recipe.clipping, recipe.rounding) == (None, "nearest")
+        assert recipe.clipping is None
+
+
+def test_every_correction_learns_as_long_as_the_others() -> None:
+    from qllm_cases import cases
+
+    recipes = [load_recipe(case.recipe, case.changes) for case in cases()]
+    found = {(one.epochs, one.learning_rate) for recipe in recipes if (one := recipe.correction)}
+    assert found == {(4, 0.001)}
 
 
 def test_the_four_schemes_have_all_methods_once() -> None:
@@ -63,6 +72,6 @@ def test_the_suite_keeps_a_result_of_its_own() -> None:
     from qllm_cases import cases
 
     suite = SUITES["qllm"]
-    assert (suite.result, suite.threads) == ("accuracy-qllm", SUITES["w8a8"].threads)
+    assert (suite.result, suite.threads) == ("accuracy-qllm", SUITES["weight-only"].threads)
     assert suite.cases == tuple(cases())
     assert len({each.result for each in SUITES.values()}) == len(SUITES)

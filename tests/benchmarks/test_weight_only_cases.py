@@ -7,7 +7,7 @@ from castline.compiler.recipes.load import load_recipe
 
 def test_our_recipe_is_the_form_that_the_peers_are_told() -> None:
     from accuracy_cases import CASTLINE
-    from weight_only_cases import ROUND, cases
+    from weight_only_cases import QUICK, ROUND, cases
 
     for case in cases():
         if case.tool != CASTLINE:
@@ -19,7 +19,7 @@ def test_our_recipe_is_the_form_that_the_peers_are_told() -> None:
         assert recipe.weights.group_size == case.task["group_size"]
         assert recipe.weights.symmetric == case.task["symmetric"]
         assert recipe.head == recipe.embedding == "keep"  # as the peers leave them
-        assert (recipe.algorithm == "round-to-nearest") == (case.method == ROUND)
+        assert (recipe.algorithm == "round-to-nearest") == (case.method in {ROUND, QUICK})
 
 
 def test_ours_reads_the_tokens_that_the_peers_get() -> None:

@@ -20,6 +20,7 @@ from castline.compiler.quant.scheme import (
     ActivationScheme,
     QuantParameters,
 )
+from castline.plugins.run_time_grid import quantize_asymmetric
 
 DYNAMIC = [
     ActivationScheme(bits, granularity, dynamic=True, symmetric=symmetric)
@@ -134,3 +135,15 @@ def test_grids_of_one_sign_start_at_zero() -> None:
     scales, zero_points = activation_grid(low, high, scheme_of("per-token", 4, symmetric=False))
     np.testing.assert_allclose(scales, 8 / 15)
     assert zero_points.tolist() == [-8, 7]
+
+
+def test_zero_points_next_to_a_half_are_those_of_the_graph() -> None:
+    """Adding the least code after the rounding, not before, moved these three by one."""
+    low = np.float32([-0.1730148196220398, -0.11372369527816772, -0.009595751762390137])
+    x = np.stack([low, np.float32([0.7558016180992126, 0.3656075596809387, 0.9691699147224426])], 1)
+    quantized = quantize_activations(x, scheme_of("per-token", 8, symmetric=False))
+    codes, scales, zero_points = quantize_asymmetric(x, 8, -1)
+    assert zero_points.ravel().tolist() == [-80, -68, -126]
+    np.testing.assert_array_equal(quantized.zero_points, zero_points)
+    np.testing.assert_array_equal(quantized.scales, scales)
+    np.testing.assert_array_equal(quantized.codes, codes)
