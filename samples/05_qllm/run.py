@@ -11,13 +11,12 @@ from castline.compiler.recipes.load import load_recipe
 from castline.errors import CastlineError
 
 SHORT = ("calibration.samples=8", "correction.epochs=2")  # of 32 and 10: a twentieth of the steps
-SMOOTHED = ("algorithm=smoothquant", "smoothing.sites=[norm, value, up, relu]")
 SHOWN = 4
 TARGET = "onnxruntime"
 
 
 def main(model: str, output: Path, *overrides: str) -> None:
-    recipe = load_recipe("w6a6-qllm", overrides=[*SHORT, *SMOOTHED, *overrides])
+    recipe = load_recipe("w6a6-qllm", overrides=[*SHORT, *overrides])
     outcome = quantize_model(model, output / "plan", recipe=recipe)
     print(f"scales folded at {outcome.folded} sites, channels reassembled at {outcome.reassembled}")
     reassembled = [site for site in outcome.plan.sites if site.reassembly is not None]
