@@ -11,6 +11,7 @@ from castline.compiler.graph.folds.site import Site
 from castline.compiler.importing.imported import Imported
 from castline.compiler.importing.placing import place_codes
 from castline.compiler.passes.factors_into_gain import FactorsIntoGain
+from castline.compiler.passes.factors_into_scales import FactorsIntoScales
 from castline.compiler.passes.fold import Fold
 from castline.compiler.passes.quantize_activations import QuantizeActivations
 from castline.compiler.passes.quantize_attention import QuantizeAttention
@@ -64,6 +65,7 @@ def quantize_graph(
         notes += QuantizeWeights(head, head=True)(model).notes(head)
     if activations:
         notes += QuantizeActivations(activations)(model).notes()
+        FactorsIntoScales()(model)
     if recipe.attention_scheme is not None:
         notes += QuantizeAttention(recipe.attention_scheme)(model).notes()
         note_own_cache(model)

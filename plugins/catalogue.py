@@ -17,17 +17,22 @@ from castline.plugins.quantize_per_token.op import (
 )
 from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
-OPS: tuple[PluginOp, ...] = (
-    QUANTIZE_PER_TOKEN,
-    QUANTIZE_PER_TOKEN_ASYMMETRIC,
-    QUANTIZE_PER_TENSOR,
-    QUANTIZE_PER_TENSOR_ASYMMETRIC,
+INTEGER_LINEARS: tuple[PluginOp, ...] = (
     LINEAR_W8A8,
     LINEAR_W8A8_ASYMMETRIC,
     LINEAR_W4A8,
     LINEAR_W4A8_ASYMMETRIC,
     LINEAR_W4A4,
     LINEAR_W4A4_ASYMMETRIC,
+)
+"""Those that multiply codes by codes."""
+
+OPS: tuple[PluginOp, ...] = (
+    QUANTIZE_PER_TOKEN,
+    QUANTIZE_PER_TOKEN_ASYMMETRIC,
+    QUANTIZE_PER_TENSOR,
+    QUANTIZE_PER_TENSOR_ASYMMETRIC,
+    *INTEGER_LINEARS,
     LINEAR_W4A16,
     REASSEMBLE_CHANNELS,
 )

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from castline.compiler.graph.folds.parameters import Parameter
 from castline.compiler.graph.folds.sources import NORMS, source
+from castline.compiler.passes.channel_factors import channel_factors, leave_ones
 from castline.compiler.passes.fold import edit_parameter
-from castline.compiler.passes.initializers import shared_constant
 from castline.compiler.quant.arrays import Array
 from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
@@ -41,29 +41,8 @@ class FactorsIntoGain:
             for parameter in parameters:
                 edit = parameter.edit(np.arange(len(factors)), (0,), multiply=True)
                 edit_parameter(model, edit, factors)
-            _leave_ones(model.graph, node)
+            leave_ones(model.graph, node)
         return declined
-
-
-def channel_factors(node: ir.Node) -> Array | None:
-    """Return what a castline.ReassembleChannels multiplies each channel by, float32 [K].
-
-    Channels that stand nowhere have 1; None where one has several factors.
-    """
-    gather, scale, _, channel, channel_scale = map_of(node)
-    factors = np.ones(len(gather), np.float32)
-    scale = np.broadcast_to(scale, gather.shape)
-    factors[gather], factors[channel] = scale, channel_scale
-    same = (factors[gather] == scale).all() and (factors[channel] == channel_scale).all()
-    return factors if same else None
-
-
-def map_of(node: ir.Node) -> tuple[Array, ...]:
-    """Return the constants that a castline.ReassembleChannels reads beside its value."""
-    tensors = [ir.convenience.get_const_tensor(v) for v in node.inputs[1:] if v is not None]
-    found = tuple(tensor.numpy() for tensor in tensors if tensor is not None)
-    assert len(found) == len(node.inputs) - 1, "ReassembleInputs writes constants"
-    return found
 
 
 def _parameters(node: ir.Node, factors: Array | None) -> list[Parameter] | str:
@@ -85,19 +64,3 @@ def _parameters(node: ir.Node, factors: Array | None) -> list[Parameter] | str:
     if any(parameter.others for parameter in parameters):
         return "others read the gain"
     return parameters
-
-
-def _leave_ones(graph: ir.Graph, node: ir.Node) -> None:
-    more = node.inputs[5]
-    assert more is not None, "ReassembleInputs writes constants"
-    assert more.const_value is not None, "ReassembleInputs writes constants"
-    ones = shared_constant(graph, "unit_scale", np.array(1, np.float32))
-    count = more.const_value.size
-    for place, one in (
-        (2, ones),
-        (5, shared_constant(graph, f"unit_scales_{count}", np.ones(count, np.float32))),
-    ):
-        old = node.inputs[place]
-        node.replace_input_with(place, one)
-        if old is not None and not old.consumers():
-            graph.initializers.pop(str(old.name))

@@ -14,19 +14,9 @@ from castline.compiler.passes.linear_bias import bias_after
 from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.passes.replace import remove_unused, take_over
 from castline.compiler.passes.unsigned_activations import UnsignedActivations, UnsignedQuantizers
-from castline.plugins.linear_w4a4.op import LINEAR_W4A4, LINEAR_W4A4_ASYMMETRIC
-from castline.plugins.linear_w4a8.op import LINEAR_W4A8, LINEAR_W4A8_ASYMMETRIC
-from castline.plugins.linear_w8a8.op import LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC
+from castline.plugins.catalogue import INTEGER_LINEARS
 from castline.plugins.op import PluginOp
 
-_OPS = (
-    LINEAR_W8A8,
-    LINEAR_W8A8_ASYMMETRIC,
-    LINEAR_W4A8,
-    LINEAR_W4A8_ASYMMETRIC,
-    LINEAR_W4A4,
-    LINEAR_W4A4_ASYMMETRIC,
-)
 _BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
@@ -49,7 +39,7 @@ class MatMulIntegerToFloat:
         """Rewrite `model` in place."""
         quantizers = UnsignedQuantizers(model.graph)
         for node in list(model.graph):
-            op = next((op for op in _OPS if op.is_op_of(node)), None)
+            op = next((op for op in INTEGER_LINEARS if op.is_op_of(node)), None)
             if op is not None:
                 _dynamic(model.graph, node, op, quantizers)
                 import_contrib(model)

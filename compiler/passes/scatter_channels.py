@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.passes.factors_into_gain import channel_factors, map_of
+from castline.compiler.passes.channel_factors import channel_factors, map_of
 from castline.compiler.passes.initializers import constant
 from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.passes.replace import remove_unused, take_over

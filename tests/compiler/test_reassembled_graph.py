@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from castline.compiler.passes.channel_factors import channel_factors
 from castline.compiler.plan.decisions import (
     CalibrationFacts,
     PlanIdentity,
@@ -192,6 +193,9 @@ def test_codes_of_reassembled_channels_multiply_as_the_module_does(
     op = f"LinearW4A{bits}{'' if symmetric == 'true' else 'Asymmetric'}"
     operators = Counter(node.op_type for node in model.graph if node.domain == "castline")
     assert (operators[op], operators["ReassembleChannels"]) == (14, 6)
+    placing = [node for node in model.graph if node.op_type == "ReassembleChannels"]
+    # Gains of norms multiply what q, k, v, gate and up read, scales of up what down reads.
+    assert [np.unique(channel_factors(node)).tolist() for node in placing] == [[1]] * 6
     wanted = module_logits(source, placed, recipe)
     lost = relative(wanted, module_logits(source, placed_linears(source, None), recipe))
     for lower in (Onnx().lower, OnnxRuntime().lower):

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from castline.compiler.passes.factors_into_gain import FactorsIntoGain, channel_factors
+from castline.compiler.passes.channel_factors import channel_factors
+from castline.compiler.passes.factors_into_gain import FactorsIntoGain
 from castline.plugins.op import DOMAIN
 from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 

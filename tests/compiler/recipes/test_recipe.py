@@ -147,20 +147,19 @@ def test_moments_are_read_to_merge_channels_and_to_weigh_errors(
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "activations", "smoothed"),
+    ("name", "weights", "activations"),
     [
-        ("w4a4-qllm", (4, False), (4, False), False),
-        ("w4a8-qllm", (4, False), (8, False), True),
-        ("w6a6-qllm", (6, True), (6, False), True),
+        ("w4a4-qllm", (4, False), (4, False)),
+        ("w4a8-qllm", (4, False), (8, False)),
+        ("w6a6-qllm", (6, True), (6, False)),
     ],
 )
 def test_presets_of_qllm_have_the_papers_grids_and_options(
-    name: str, weights: tuple[int, bool], activations: tuple[int, bool], smoothed: bool
+    name: str, weights: tuple[int, bool], activations: tuple[int, bool]
 ) -> None:
     recipe = load_recipe(name)
-    found = (recipe.algorithm, recipe.rounding)
-    plain = ("round-to-nearest", "nearest")
-    assert found == (("smoothquant", "compensated") if smoothed else plain)
+    assert (recipe.algorithm, recipe.rounding) == ("smoothquant", "compensated")
+    assert recipe.smoothing == load_recipe("w8a8-smoothquant").smoothing
     assert recipe.weights_scheme == WeightScheme(weights[0], "per-channel", weights[1])
     assert recipe.activations_scheme == ActivationScheme(
         activations[0], "per-token", dynamic=True, symmetric=activations[1]
