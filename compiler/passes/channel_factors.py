@@ -7,6 +7,12 @@ import onnx_ir as ir
 
 from castline.compiler.passes.initializers import shared_constant
 from castline.compiler.quant.arrays import Array
+from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
+
+
+def reassemblies(model: ir.Model) -> list[ir.Node]:
+    """Return every castline.ReassembleChannels of a graph, in order; it may change meanwhile."""
+    return [node for node in model.graph if REASSEMBLE_CHANNELS.is_op_of(node)]
 
 
 def channel_factors(node: ir.Node) -> Array | None:

@@ -9,10 +9,9 @@ import onnx_ir as ir
 
 from castline.compiler.graph.folds.parameters import Parameter
 from castline.compiler.graph.folds.sources import NORMS, source
-from castline.compiler.passes.channel_factors import channel_factors, leave_ones
+from castline.compiler.passes.channel_factors import channel_factors, leave_ones, reassemblies
 from castline.compiler.passes.fold import edit_parameter
 from castline.compiler.quant.arrays import Array
-from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,7 @@ class FactorsIntoGain:
     def __call__(self, model: ir.Model) -> dict[str, str]:
         """Rewrite `model` in place; return the reassemblies left alone, with the reason."""
         declined: dict[str, str] = {}
-        for node in list(model.graph):
-            if not REASSEMBLE_CHANNELS.is_op_of(node):
-                continue
+        for node in reassemblies(model):
             factors = channel_factors(node)
             parameters = _parameters(node, factors)
             if factors is None or isinstance(parameters, str):

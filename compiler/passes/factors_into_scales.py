@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.passes.channel_factors import channel_factors, leave_ones
+from castline.compiler.passes.channel_factors import channel_factors, leave_ones, reassemblies
 from castline.compiler.quant.arrays import Array
 from castline.plugins.catalogue import INTEGER_LINEARS
-from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 _SCALE = "weight_scale"
 
@@ -32,9 +31,7 @@ class FactorsIntoScales:
     def __call__(self, model: ir.Model) -> dict[str, str]:
         """Rewrite `model` in place; return the reassemblies left alone, with the reason."""
         declined: dict[str, str] = {}
-        for node in list(model.graph):
-            if not REASSEMBLE_CHANNELS.is_op_of(node):
-                continue
+        for node in reassemblies(model):
             factors = channel_factors(node)
             if factors is None:
                 declined[str(node.name)] = "a channel has several factors"

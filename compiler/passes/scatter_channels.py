@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.passes.channel_factors import channel_factors, map_of
+from castline.compiler.passes.channel_factors import channel_factors, map_of, reassemblies
 from castline.compiler.passes.initializers import constant
 from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.passes.replace import remove_unused, take_over
 from castline.compiler.quant.arrays import Array
-from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,7 @@ class ScatterChannels:
     def __call__(self, model: ir.Model) -> dict[str, str]:
         """Rewrite `model` in place; return the reassemblies left alone, with the reason."""
         declined: dict[str, str] = {}
-        for node in list(model.graph):
-            if not REASSEMBLE_CHANNELS.is_op_of(node):
-                continue
+        for node in reassemblies(model):
             factors = channel_factors(node)
             if factors is None:
                 declined[str(node.name)] = "a channel has several factors"
