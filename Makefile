@@ -54,6 +54,7 @@ bench: $(INSTALLED) ## measure against other tools, side by side
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/experts.py
+	$(BIN)/python benchmarks/reassembly.py
 	$(BIN)/python benchmarks/accuracy.py
 
 clean: ## remove what was built, and .venv

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+from paired_speed import SPEEDS, paired_runs, ratios, use_threads
 from process import run_measured
 from record import Run, folder_mb, machine, table, write_result
 from sample import BUILD, NAME, fresh, sample_model
@@ -18,7 +17,6 @@ from sample import BUILD, NAME, fresh, sample_model
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 RECIPE = "w4a16-rtn-sym"
 OURS, BUILDER = "castline", "builder"
-SPEEDS = ("prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -88,20 +86,8 @@ def prepare(side: str, index: int, threads: int, environment: Mapping[str, str])
     command = SIDES[side](SETTINGS[index], out)
     cost = run_measured(command, environment)
     print(f"  {side}, {SETTINGS[index].name}: built in {cost.wall_s:.1f} s", flush=True)
-    path = out / "genai_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
-    path.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    use_threads(out, threads)
     return out
-
-
-def measure(folders: list[Path], repetitions: int) -> list[list[dict[str, float]]]:
-    """Return tokens per second of each repetition of each folder, in turn in one new process."""
-    speed = [sys.executable, str(Path(__file__).with_name("speed.py")), *map(str, folders)]
-    lengths = ["--prompt-tokens", str(PROMPT_TOKENS), "--new-tokens", str(NEW_TOKENS)]
-    cost = run_measured([*speed, *lengths, "--repetitions", str(repetitions)], {})
-    runs: list[list[dict[str, float]]] = json.loads(cost.stdout)
-    return runs
 
 
 def compare(
@@ -113,16 +99,8 @@ def compare(
 ) -> Comparison:
     """Build and measure every side of one setting, turn by turn."""
     folders = {side: prepare(side, index, options.threads, environment) for side in sides}
-    runs: list[Run] = []
-    for turn in range(options.turns):
-        # Of two copies of one folder, the one loaded last was measured 10 % faster: so both orders.
-        loaded = sides if turn % 2 == 0 else sides[::-1]
-        speeds = measure([folders[side] for side in loaded], options.repetitions)
-        for side, repetitions in zip(loaded, speeds, strict=True):
-            runs += [
-                {"side": side, "turn": turn, "pair": pair, "loaded_first": loaded[0], **speed}
-                for pair, speed in enumerate(repetitions)
-            ]
+    lengths = (PROMPT_TOKENS, NEW_TOKENS)
+    runs = paired_runs(folders, lengths, options.turns, options.repetitions)
     typical = {
         side: {
             **{key: median(float(r[key]) for r in runs if r["side"] == side) for key in SPEEDS},
@@ -130,28 +108,8 @@ def compare(
         }
         for side in sides
     }
-    return Comparison(setting, typical, ratios(runs) if len(sides) > 1 else {}, tuple(runs))
-
-
-def ratios(runs: Sequence[Run]) -> dict[str, float]:
-    """Return our speed as a multiple of the builder's.
-
-    It is the median over pairs of runs that follow one another, so the machine's load falls out,
-    for each order of loading, and the geometric mean of the two, so the order does too.
-    """
-    speeds = {(run["side"], run["turn"], run["pair"]): run for run in runs}
-    ours = [run for run in runs if run["side"] == OURS]
-
-    def of_order(first: str, key: str) -> float:
-        return median(
-            float(run[key]) / float(speeds[BUILDER, run["turn"], run["pair"]][key])
-            for run in ours
-            if run["loaded_first"] == first
-        )
-
-    return {
-        key: round(math.sqrt(of_order(OURS, key) * of_order(BUILDER, key)), 3) for key in SPEEDS
-    }
+    compared = ratios(runs, OURS, BUILDER) if len(sides) > 1 else {}
+    return Comparison(setting, typical, compared, runs)
 
 
 def main() -> None:
