@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 
 from castline.compiler.check.memory import available_memory
-from castline.compiler.recipes.reassembly import Correction
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search.blocks import BlockModel
 from castline.compiler.search.window_memory import window_bytes
@@ -20,16 +20,17 @@ _GB = 1e9
 
 
 def require_correctable(
-    model: BlockModel, recipe: Recipe, linears: Collection[str], tokens: tuple[int, int]
+    model: BlockModel, recipe: Recipe, readers: Mapping[str, str], tokens: tuple[int, int]
 ) -> None:
     """Raise RecipeError if the recipe's correction cannot be learned, and say what could be.
 
-    `linears` are the weights that are quantized, `tokens` the calibration's samples and length.
+    `readers` has each weight that is quantized -> the first that reads the same values, `tokens`
+    are the calibration's samples and length.
     """
     correction = recipe.correction
     if correction is None:
         return
-    blocks = [_shapes(model, index, linears) for index in range(len(model.blocks))]
+    blocks = [_shapes(model, index, readers) for index in range(len(model.blocks))]
     place = f"recipe {recipe.name!r}: correction"
     for name, shape in (pair for block in blocks for pair in block.items()):
         if correction.rank >= min(shape[-2:]):
@@ -39,7 +40,10 @@ def require_correctable(
                 f"below {min(shape[-2:])}; the paper's is 4."
             )
     _require_tokens(place, blocks, tokens)
-    _require_memory(place, model, correction, blocks, tokens[1])
+    needs = _Needs(
+        model, blocks, readers if recipe.weighs_errors else {}, correction.batch, tokens[1]
+    )
+    _require_memory(place, needs, correction.window)
 
 
 def _shapes(model: BlockModel, index: int, linears: Collection[str]) -> Shapes:
@@ -58,39 +62,50 @@ def _require_tokens(place: str, blocks: list[Shapes], tokens: tuple[int, int]) -
         )
 
 
-def _require_memory(
-    place: str, model: BlockModel, correction: Correction, blocks: list[Shapes], length: int
-) -> None:
-    available = _available(model.device)
+@dataclass(frozen=True, eq=False)
+class _Needs:
+    """What the memory of a window depends on, beside its length."""
+
+    model: BlockModel
+    blocks: list[Shapes]
+    summed: Mapping[str, str]
+    """Weight -> the first that reads the same, where codes are chosen by what is read."""
+    batch: int
+    length: int
+
+    def bytes(self, window: int) -> int:
+        """Return how many the largest of the model's windows takes."""
+        experts = int(getattr(self.model.model.config, "num_experts_per_tok", None) or 1)
+        begins = range(0, len(self.blocks), window)
+        return max(
+            window_bytes(
+                [shape for block in within for shape in block.values()],
+                self.batch,
+                self.length,
+                experts=experts,
+                summed=[shape for block in within for shape in self._summed(block)],
+            )
+            for within in (self.blocks[begin : begin + window] for begin in begins)
+        )
+
+    def _summed(self, block: Shapes) -> Collection[tuple[int, ...]]:
+        first = {self.summed[name]: shape for name, shape in block.items() if name in self.summed}
+        return first.values()
+
+
+def _require_memory(place: str, needs: _Needs, window: int) -> None:
+    available = _available(needs.model.device)
     if available is None:
         return
-    fitting = [
-        window
-        for window in range(correction.window, 0, -1)
-        if _needed(model, blocks, window, correction.batch, length) <= available
-    ]
-    if fitting[:1] == [correction.window]:
+    fitting = [fewer for fewer in range(window, 0, -1) if needs.bytes(fewer) <= available]
+    if fitting[:1] == [window]:
         return
-    needed = _needed(model, blocks, correction.window, correction.batch, length)
     smaller = "--set calibration.length=N with a smaller N, and --set correction.batch=1"
     advice = f"--set correction.window={fitting[0]}" if fitting else smaller
     raise RecipeError(
-        f"{place}: a window of {correction.window} layers takes about {needed / _GB:.1f} GB while "
-        f"it learns, and {available / _GB:.1f} GB are free. Use {advice}, or a machine with more "
-        "memory."
-    )
-
-
-def _needed(model: BlockModel, blocks: list[Shapes], window: int, batch: int, length: int) -> int:
-    experts = int(getattr(model.model.config, "num_experts_per_tok", None) or 1)
-    return max(
-        window_bytes(
-            [shape for block in blocks[begin : begin + window] for shape in block.values()],
-            batch,
-            length,
-            experts=experts,
-        )
-        for begin in range(0, len(blocks), window)
+        f"{place}: a window of {window} layers takes about {needs.bytes(window) / _GB:.1f} GB "
+        f"while it learns, and {available / _GB:.1f} GB are free. Use {advice}, or a machine with "
+        "more memory."
     )
 
 

@@ -146,6 +146,7 @@ def make_plan(
     from castline.compiler.correctable import require_correctable
     from castline.compiler.search.blocks import BlockModel
     from castline.compiler.search.planning import PlanSearch, Searched
+    from castline.compiler.search.second_moments import first_readers
 
     if recipe.cache_scheme is not None and not exported.interface.cached:
         raise RecipeError(
@@ -164,8 +165,8 @@ def make_plan(
     with progress.stage("Preparing the model's blocks"):
         observes = recipe.cache_scheme is not None
         model = BlockModel(checkpoint, device, observes_cache=observes)
-    names = [one.linear for site in sites for one in site.consumers if one.linear not in kept]
-    require_correctable(model, recipe, names, samples.tokens.shape)
+    readers = {name: first for name, first in first_readers(sites).items() if name not in kept}
+    require_correctable(model, recipe, readers, samples.tokens.shape)
     return PlanSearch(model, searched, recipe, samples.tokens).into(store, progress)
 
 

@@ -33,20 +33,19 @@ class FactorsIntoScales:
         declined: dict[str, str] = {}
         for node in reassemblies(model):
             factors = channel_factors(node)
-            if factors is None:
-                declined[str(node.name)] = "a channel has several factors"
-                continue
             scale = _scale(node, factors)
-            if isinstance(scale, str):
-                declined[str(node.name)] = scale
+            if factors is None or isinstance(scale, str):
+                declined[str(node.name)] = str(scale)
                 continue
             _multiply(scale, factors)
             leave_ones(model.graph, node)
         return declined
 
 
-def _scale(node: ir.Node, factors: Array) -> ir.Value | str:
+def _scale(node: ir.Node, factors: Array | None) -> ir.Value | str:
     """Return the scales [K] that take the factors [K], or why none do."""
+    if factors is None:
+        return "a channel has several factors"
     if (factors == 1).all():
         return "all factors are 1"
     value = node.inputs[0]

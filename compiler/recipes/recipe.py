@@ -169,8 +169,9 @@ class Recipe(Section):
         keeps = self.head == self.embedding == "keep" and not self.keep
         if self.as_stored and not (keeps and asked == (None,) * 4):
             raise ValueError(
-                "as-stored carries over what the checkpoint stores; expected weights, activations "
-                "and kv_cache null, head and embedding keep, and nothing in keep"
+                "as-stored carries over what the checkpoint stores; expected weights, "
+                "activations, attention and kv_cache null, head and embedding keep, and nothing in "
+                "keep"
             )
         if self.algorithm == "awq" and self.weights is None:
             raise ValueError("algorithm is awq, which quantizes weights, and weights is null")

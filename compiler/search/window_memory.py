@@ -25,17 +25,20 @@ def window_bytes(
     *,
     experts: int = 1,
     score_heads: int = 0,
+    summed: Iterable[tuple[int, ...]] = (),
 ) -> int:
     """Return about how many bytes a window takes while it learns, beside what was there before.
 
     `matrices` has the shapes of the weights of all its blocks' linears, [N, K] or [E, N, K]; a step
     is on `samples` of `length` tokens. `experts` is how many of a stack a token goes through.
     `score_heads` is the sum over the window's blocks of heads whose scores [length, length] are in
-    memory: none where attention is one operator.
+    memory: none where attention is one operator. `summed` has the shape of one matrix for
+    each value that is read and whose x^T x, [K, K], is kept until codes are chosen by it.
     """
     weights, passing = 0, 0
     for shape in matrices:
         weights += math.prod(shape)
         passing += sum(shape[-2:]) * (experts if len(shape) == 3 else 1)
     values = _KEPT * passing * length + _SCORES * score_heads * length**2
-    return _FLOAT32 * (_WEIGHTS * weights + math.ceil(samples * values))
+    sums = sum(math.prod(shape[:-2]) * shape[-1] ** 2 for shape in summed)
+    return _FLOAT32 * (_WEIGHTS * weights + sums + math.ceil(samples * values))

@@ -23,11 +23,19 @@ def required(sample: Callable[[str], Any]) -> Callable[..., None]:
     """Ask for a correction of the three layers of a tiny Llama."""
     model = BlockModel(sample("llama").checkpoint())
     linears = [n for i in range(3) for n in model.parameters(i) if n.endswith("_proj.weight")]
+    first = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
-    def ask(tokens: tuple[int, int] = ENOUGH, **correction: object) -> None:
+    def with_first(name: str) -> str:
+        leaf = name.split(".")[-2]
+        return name.replace(leaf, first.get(leaf, leaf))
+
+    def ask(
+        tokens: tuple[int, int] = ENOUGH, rounding: str = "nearest", **correction: object
+    ) -> None:
         weights = {"bits": 4, "group_size": "per-channel", "symmetric": True}
         fields = {"name": "mine", "weights": weights, "correction": correction}
-        require_correctable(model, Recipe.model_validate(fields), linears, tokens)
+        recipe = Recipe.model_validate(fields | {"rounding": rounding})
+        require_correctable(model, recipe, {name: with_first(name) for name in linears}, tokens)
 
     return ask
 
@@ -77,6 +85,20 @@ def test_too_little_memory_names_the_window_that_fits(
         required(window=3, batch=2)
 
 
+def test_compensated_codes_need_what_linears_read_too(
+    required: Callable[..., None], available: Callable[[int | None], None]
+) -> None:
+    """A layer reads four values: q, k and v one, gate and up one, o and down one each."""
+    summed = [(64, 64), (64, 64), (96, 64), (64, 96)]
+    more = window_bytes(LAYER * 2, 2, 8, summed=summed * 2)
+    available(more - 1)
+    required(window=2, batch=2)
+    with pytest.raises(RecipeError, match=r"a window of 2 layers .*--set correction\.window=1,"):
+        required(window=2, batch=2, rounding="compensated")
+    available(more)
+    required(window=2, batch=2, rounding="compensated")
+
+
 def test_a_window_longer_than_the_model_takes_no_more(
     required: Callable[..., None], available: Callable[[int | None], None]
 ) -> None:
@@ -96,4 +118,4 @@ def test_where_not_one_layer_fits_shorter_samples_are_the_advice(
 
 def test_without_a_correction_nothing_is_asked(sample: Callable[[str], Any]) -> None:
     model = BlockModel(sample("llama").checkpoint())
-    require_correctable(model, Recipe(name="mine", weights=None), [], (1, 1))
+    require_correctable(model, Recipe(name="mine", weights=None), {}, (1, 1))

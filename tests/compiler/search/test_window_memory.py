@@ -26,6 +26,11 @@ def test_scores_that_are_kept_grow_with_the_square_of_the_length() -> None:
     assert more == 4 * 4 * 3 * 20**2
 
 
+def test_what_linears_read_is_kept_where_codes_are_chosen_by_it() -> None:
+    more = window_bytes([(4, 6)], 1, 5, summed=[(4, 6), (8, 3, 5)]) - window_bytes([(4, 6)], 1, 5)
+    assert more == 4 * (6**2 + 8 * 5**2)
+
+
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_it_is_a_few_times_what_the_backward_pass_needs(
     quantized_window: Callable[..., Any], blocks: int
