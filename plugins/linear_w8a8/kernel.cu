@@ -1,0 +1,33 @@
+// Multiply codes by codes, of 8 or 4 bits, and scale the sums: castline_integer.
+#include "product.h"
+
+using namespace castline;
+
+int32_t castline_integer(const CastlineInteger* what, CastlineTactic tactic, const CastlineScratch* scratch,
+                         CastlineStream stream) {
+    constexpr int32_t most_k = 1 << 16;  // sums of 16 * 8 * 128 * k fit int32
+    const CastlineProduct& shape = what->shape;
+    const char* const op = shape.weight_bits == 4 ? "LinearW4A8" : "LinearW8A8";
+    if (const int status = check_product(shape, tactic, op)) return status;
+    if (shape.weight_bits != 4 && shape.weight_bits != 8) {
+        return fail("%s: weights of %d bits: kernels take 4 or 8", op, shape.weight_bits);
+    }
+    if (shape.k > most_k) return fail("%s: %d input channels: sums fit 32 bits up to %d", op, shape.k, most_k);
+    if (what->zero_point != nullptr && what->weight_sums == nullptr) {
+        return fail("%s: zero-points of tokens need the sums of weights", op);
+    }
+    const Plan plan = plan_for(shape, Tactic(tactic), shape.m);
+    if (const int status = check_scratch(plan, scratch, op)) return status;
+    Problem p = problem_for(shape, plan, scratch);
+    p.x = what->codes;
+    p.token_scale = what->scale;
+    p.token_zero_point = what->zero_point;
+    p.packed = what->packed;
+    p.scales = what->weight_scale;
+    p.weight_zero_point = what->weight_zero_point;
+    p.weight_sums = what->weight_sums;
+    p.bias = what->bias;
+    p.y = what->y;
+    return shape.weight_bits == 4 ? launch_product<Integer<4>>(p, plan, stream)
+                                  : launch_product<Integer<8>>(p, plan, stream);
+}
