@@ -57,6 +57,12 @@ __device__ __forceinline__ bool ends_group(const Problem& p, int32_t block, int3
     return ((block + 1) & (p.blocks_of_group - 1)) == 0 || block + 1 == end_block;
 }
 
+// The first of a lane's two scales; halves of the last block may lie behind the last group, and hold zeros.
+__device__ __forceinline__ int64_t element_of_rows(const Problem& p, int32_t strip, int32_t half, int32_t row) {
+    const int32_t group = smaller(half >> p.group_shift, p.groups - 1);
+    return (static_cast<int64_t>(strip) * p.groups + group) * kStripRows + 2 * row;
+}
+
 // Ones of E, two in a register.
 template <class E>
 constexpr uint32_t kTwoOnes = E::type == CASTLINE_FLOAT16 ? 0x3c003c00u : 0x3f803f80u;
@@ -109,9 +115,7 @@ struct WeightOnly {
 
     __device__ __forceinline__ static Scales load_scales(const Problem& p, int32_t strip, int32_t half,
                                                          int32_t row) {
-        // Halves of the last block may lie behind the last group; what they hold is zero.
-        const int32_t group = smaller(half >> p.group_shift, p.groups - 1);
-        const int64_t at = (static_cast<int64_t>(strip) * p.groups + group) * kStripRows + 2 * row;
+        const int64_t at = element_of_rows(p, strip, half, row);
         Scales found{load_4(static_cast<const uint16_t*>(p.scales) + at), {0, 0}};
         if (p.float_offsets) {
             const uint2 offsets = load_8(static_cast<const float*>(p.offsets) + at);
@@ -206,24 +210,37 @@ struct WeightOnly {
     }
 };
 
-// y = (codes - zero_point) @ (weights - weight_zero_point) * weight_scale * scale, its sums exact.
-template <int32_t kBits>
+// Where an integer scales the sums over a group of input channels.
+enum class Groups { kNone, kHalves, kBlocks };
+
+// y = (codes - zero_point) @ (weights - weight_zero_point) * weight_scale * scale, its sums exact. With groups,
+// weights are codes times an integer of their group, and have no zero-points.
+template <int32_t kBits, Groups kGroups>
 struct Integer {
     using Sum = int32_t;
     using Activations = uint2;
     using Weights = std::conditional_t<kBits == 4, uint2, uint4>;
     static constexpr int32_t kWeightBits = kBits;
     static constexpr int32_t kActivationBytes = 1;
-    static constexpr bool kHalfGroups = false;
+    static constexpr bool kHalfGroups = kGroups == Groups::kHalves;
 
-    struct Scales {};  // none within k
+    struct Scales {
+        uint32_t of_rows;  // two int8
+    };
 
-    __device__ __forceinline__ static Scales load_scales(const Problem&, int32_t, int32_t, int32_t) { return {}; }
+    __device__ __forceinline__ static Scales load_scales(const Problem& p, int32_t strip, int32_t half,
+                                                         int32_t row) {
+        if constexpr (kGroups == Groups::kNone) return {0};
+        const auto* const scales = static_cast<const int8_t*>(p.offsets) + element_of_rows(p, strip, half, row);
+        return {*reinterpret_cast<const uint16_t*>(scales)};
+    }
 
     template <int kStrips, int kTiles>
     struct Accumulator {
+        static constexpr bool kParts = kGroups != Groups::kNone;
         int32_t total[kStrips][kTiles][4];
-        int32_t of_codes[kTiles][4];  // sums of the codes of activations
+        int32_t part[kParts ? kStrips : 1][kTiles][4];  // of the group
+        int32_t of_codes[kTiles][4];                    // sums of the codes of activations
 
         __device__ __forceinline__ Accumulator() {
 #pragma unroll
@@ -232,13 +249,16 @@ struct Integer {
                 for (int i = 0; i < 4; ++i) {
                     of_codes[t][i] = 0;
 #pragma unroll
-                    for (int s = 0; s < kStrips; ++s) total[s][t][i] = 0;
+                    for (int s = 0; s < kStrips; ++s) {
+                        total[s][t][i] = 0;
+                        if constexpr (kParts) part[s][t][i] = 0;
+                    }
                 }
         }
 
         __device__ __forceinline__ void multiply(const Problem& p, const Weights (&weights)[kStrips],
                                                  const Activations (&x)[kTiles]) {
-            if (p.weight_zero_point != nullptr) {
+            if (!kParts && p.weight_zero_point != nullptr) {
                 const uint32_t ones[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
 #pragma unroll
                 for (int t = 0; t < kTiles; ++t) mma_16x8x32(of_codes[t], ones, x[t].x, x[t].y);
@@ -248,22 +268,38 @@ struct Integer {
                 uint32_t a[4];
                 unpack_8(weights[s], a);
 #pragma unroll
-                for (int t = 0; t < kTiles; ++t) mma_16x8x32(total[s][t], a, x[t].x, x[t].y);
+                for (int t = 0; t < kTiles; ++t) mma_16x8x32(kParts ? part[s][t] : total[s][t], a, x[t].x, x[t].y);
             }
         }
 
-        __device__ __forceinline__ void end_group(const Problem&, const Scales (&)[kStrips]) {}
+        __device__ __forceinline__ void end_group(const Problem&, const Scales (&scales)[kStrips]) {
+            if constexpr (kParts) {
+#pragma unroll
+                for (int s = 0; s < kStrips; ++s)
+#pragma unroll
+                    for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) {
+                            const auto scale = static_cast<int8_t>(scales[s].of_rows >> 8 * (i / 2));
+                            total[s][t][i] += scale * unscaled(part[s][t][i]);
+                            part[s][t][i] = 0;
+                        }
+            }
+        }
 
         __device__ __forceinline__ int32_t sum(const Problem& p, int32_t strip, int32_t row, int s, int t,
                                                int i) const {
+            if constexpr (kParts) return total[s][t][i];
             const int32_t n = (strip + s) * kStripRows + row + 8 * (i / 2);
             const bool shifted = p.weight_zero_point != nullptr && n < p.n;
-            const int32_t codes = kBits == 4 ? total[s][t][i] / 16 : total[s][t][i];
-            return shifted ? codes - p.weight_zero_point[n] * of_codes[t][i] : codes;
+            const int32_t sum = unscaled(total[s][t][i]);
+            return shifted ? sum - p.weight_zero_point[n] * of_codes[t][i] : sum;
         }
     };
 
     // A 4-bit code in the high half of a byte is 16 times itself.
+    __device__ __forceinline__ static int32_t unscaled(int32_t sum) { return kBits == 4 ? sum >> 4 : sum; }
+
     __device__ __forceinline__ static void unpack_8(uint2 words, uint32_t (&a)[4]) {
         constexpr uint32_t mask = 0xf0f0f0f0u;
         a[0] = (words.x << 4) & mask;

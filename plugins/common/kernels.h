@@ -67,6 +67,7 @@ typedef struct {
     const int32_t* weight_sums;      /* [n] sums over k of weights - weight_zero_point; null without zero_point */
     const void* bias;                /* [n] of type */
     void* y;                         /* [m, n] of type */
+    const int8_t* group_scales;      /* [strips, groups, 16]: weights are codes * group_scales; or null */
 } CastlineInteger;
 
 /* codes, scale and zero_point of each token of x, as castline.QuantizePerToken(Asymmetric). */

@@ -16,6 +16,12 @@ int32_t castline_integer(const CastlineInteger* what, CastlineTactic tactic, con
     if (what->zero_point != nullptr && what->weight_sums == nullptr) {
         return fail("%s: zero-points of tokens need the sums of weights", op);
     }
+    if (what->group_scales != nullptr && (shape.weight_bits != 4 || what->weight_zero_point != nullptr)) {
+        return fail("%s: scales of groups go with 4-bit weights without zero-points", op);
+    }
+    if (what->group_scales == nullptr && shape.group < shape.k) {
+        return fail("%s: groups of %d input channels, but no scales of groups", op, shape.group);
+    }
     const Plan plan = plan_for(shape, Tactic(tactic), shape.m);
     if (const int status = check_scratch(plan, scratch, op)) return status;
     Problem p = problem_for(shape, plan, scratch);
@@ -28,6 +34,11 @@ int32_t castline_integer(const CastlineInteger* what, CastlineTactic tactic, con
     p.weight_sums = what->weight_sums;
     p.bias = what->bias;
     p.y = what->y;
-    return shape.weight_bits == 4 ? launch_product<Integer<4>>(p, plan, stream)
-                                  : launch_product<Integer<8>>(p, plan, stream);
+    p.offsets = what->group_scales;
+    if (what->group_scales != nullptr) {
+        return p.blocks_of_group == 0 ? launch_product<Integer<4, Groups::kHalves>>(p, plan, stream)
+                                      : launch_product<Integer<4, Groups::kBlocks>>(p, plan, stream);
+    }
+    return shape.weight_bits == 4 ? launch_product<Integer<4, Groups::kNone>>(p, plan, stream)
+                                  : launch_product<Integer<8, Groups::kNone>>(p, plan, stream);
 }
