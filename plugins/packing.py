@@ -1,16 +1,16 @@
 """Pack codes of weights for the kernels, and unpack them: the layout, drawn.
 
-A weight [N, K] is cut into strips of 16 output channels and blocks of 64 input channels, both padded
-with zeros. A block of a strip is what the 32 lanes of a warp load at once, 16 bytes each, 4-bit codes
-in one such load and 8-bit codes in two. Lane 4 * row + quad holds, of the output channels `row` and
-`8 + row` of its strip, the input channels
+A weight [N, K] is cut into strips of 16 output channels and blocks of 64 input channels, both
+padded with zeros. A block of a strip is what the 32 lanes of a warp load at once, 16 bytes each,
+4-bit codes in one such load and 8-bit codes in two. Lane 4 * row + quad holds, of the output
+channels `row` and `8 + row` of its strip, the input channels
 
     32 * half + 8 * quad + 4 * word + place      half, word: 0, 1    quad, place: 0..3
 
-of the block. That is what the lane hands to the matrix instructions (m16n8k16 for float16 and bfloat16,
-m16n8k32 for int8) as its part of their first operand, up to an order of input channels within 32, which
-activations are read in, too. So one file serves every architecture, nothing is shuffled at run time, and
-groups of any multiple of 32 input channels end where an instruction ends.
+of the block. That is what the lane hands to the matrix instructions (m16n8k16 for float16 and
+bfloat16, m16n8k32 for int8) as its part of their first operand, up to an order of input channels
+within 32, which activations are read in, too. So one file serves every architecture, nothing is
+shuffled at run time, and groups of any multiple of 32 input channels end where an instruction ends.
 
     4 bits   byte of a block  16 * lane + 8 * half + 4 * word + place
              low four bits: channel `row`; high four bits: channel `8 + row`; two's complement

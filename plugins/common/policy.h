@@ -14,23 +14,25 @@
 namespace castline {
 
 constexpr int32_t kDecodeLimit = 16;    // tokens that stream_decode takes
-constexpr int32_t kTiledLimit = 256;    // tokens up to which tiled is used even where the library's product is there
 constexpr int32_t kTiledChannels = 128;
 constexpr int32_t kMostSplits = 16;
 // Blocks of threads to aim at: about one, or two, for each multiprocessor of a large GPU.
 constexpr int32_t kOneWave = 144, kTwoWaves = 288;
-constexpr int32_t kTactics = 6;
+constexpr int32_t kDecodeTactics = 6;
+constexpr int32_t kTactics = kDecodeTactics + 1;  // the last one never expands weights
 
 // What a tactic number stands for; each is a policy for every number of tokens, since one tactic serves a whole
 // optimization profile.
 struct Tactic {
     int32_t decode_strips = 2;  // strips that a block of threads of stream_decode makes
     int32_t waves = kTwoWaves;
+    bool prefill = true;  // where there is such a product
 
     static bool exists(CastlineTactic number) { return number >= 0 && number <= kTactics; }
 
     explicit Tactic(CastlineTactic number) {
-        if (number == 0) return;
+        prefill = number != kTactics;
+        if (number == 0 || !prefill) return;
         decode_strips = 1 << (number - 1) % 3;
         waves = number <= 3 ? kOneWave : kTwoWaves;
     }
@@ -65,7 +67,7 @@ inline Plan plan_for(const CastlineProduct& shape, const Tactic& tactic, int32_t
     return plan;
 }
 
-// The most that any m up to `max_m` needs. Beyond the first few tiles of tokens nothing is split.
+// The most that stream_decode and tiled need for any m up to `max_m`. Many tiles of tokens are never split.
 inline void most_scratch(const CastlineProduct& shape, const Tactic& tactic, int32_t max_m, size_t* bytes,
                          size_t* tickets) {
     *bytes = *tickets = 0;
@@ -73,7 +75,7 @@ inline void most_scratch(const CastlineProduct& shape, const Tactic& tactic, int
         const Plan plan = plan_for(shape, tactic, m);
         *bytes = std::max(*bytes, plan.partial_bytes());
         *tickets = std::max(*tickets, plan.tickets());
-        if (m > kTiledLimit && plan.tiles > tactic.waves) break;
+        if (!plan.decode && plan.tokens_of_block == 128 && plan.tiles > tactic.waves) break;
     }
 }
 

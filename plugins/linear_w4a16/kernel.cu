@@ -1,4 +1,5 @@
 // Multiply float activations by 4-bit weights in groups: castline_weight_only.
+#include "../prefill/prefill.h"
 #include "product.h"
 
 using namespace castline;
@@ -15,6 +16,9 @@ int32_t castline_weight_only(const CastlineWeightOnly* what, CastlineTactic tact
     const CastlineProduct& shape = what->shape;
     if (const int status = check_product(shape, tactic, op)) return status;
     if (shape.weight_bits != 4) return fail("%s: weights of %d bits: it has kernels for 4 alone", op, shape.weight_bits);
+    if (Tactic(tactic).prefill && scratch != nullptr && prefill_takes(shape, false)) {
+        return prefill_weight_only(*what, *scratch, stream);
+    }
     const Plan plan = plan_for(shape, Tactic(tactic), shape.m);
     if (const int status = check_scratch(plan, scratch, op)) return status;
     Problem p = problem_for(shape, plan, scratch);

@@ -1,4 +1,5 @@
 // Multiply codes by codes, of 8 or 4 bits, and scale the sums: castline_integer.
+#include "../prefill/prefill.h"
 #include "product.h"
 
 using namespace castline;
@@ -16,11 +17,17 @@ int32_t castline_integer(const CastlineInteger* what, CastlineTactic tactic, con
     if (what->zero_point != nullptr && what->weight_sums == nullptr) {
         return fail("%s: zero-points of tokens need the sums of weights", op);
     }
+    if (shape.weight_bits == 8 && what->weight_zero_point != nullptr) {
+        return fail("%s: zero-points of weights go with 4-bit weights", op);
+    }
     if (what->group_scales != nullptr && (shape.weight_bits != 4 || what->weight_zero_point != nullptr)) {
         return fail("%s: scales of groups go with 4-bit weights without zero-points", op);
     }
     if (what->group_scales == nullptr && shape.group < shape.k) {
         return fail("%s: groups of %d input channels, but no scales of groups", op, shape.group);
+    }
+    if (Tactic(tactic).prefill && scratch != nullptr && prefill_takes(shape, true)) {
+        return prefill_integer(*what, *scratch, stream);
     }
     const Plan plan = plan_for(shape, Tactic(tactic), shape.m);
     if (const int status = check_scratch(plan, scratch, op)) return status;
