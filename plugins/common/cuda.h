@@ -84,7 +84,8 @@ int launch_as(bool overlapping, void (*kernel)(P...), dim3 grid, dim3 block, siz
     cudaGetLastError();  // a launch's failure would be reported again by the next one
     const char* name = nullptr;
     if (cudaFuncGetName(&name, address) != cudaSuccess) name = "a kernel";
-    return fail("%s was not launched on a grid of %u x %u x %u blocks of %u threads with %zu bytes of shared memory: %s",
+    return fail("%s was not launched on a grid of %u x %u x %u blocks of %u threads, each block with %zu bytes "
+                "of shared memory: %s",
                 name, grid.x, grid.y, grid.z, block.x * block.y * block.z, shared_bytes,
                 cudaGetErrorString(status));
 }

@@ -3,10 +3,10 @@
 // Blocks run one after another. Fibers switch by a few instructions of assembly, because ucontext makes
 // two system calls a switch, and a warp meets at every matrix instruction and shuffle. Whatever lanes do
 // together is one function of their operands, called when the last of them has arrived. Shared memory
-// is filled with rubbish before each block; a copy of cp_async arrives only when it is waited for. A warp runs
-// as far as it can before the next one starts, so that a barrier that is missing is seen; what is written by
-// an earlier warp and read by a later one is seen where CASTLINE_EMULATOR_REVERSE is set in the environment,
-// which runs blocks, warps and lanes from the last to the first.
+// is filled with rubbish before each block; a copy of cp_async arrives only when it is waited for. A warp
+// runs as far as it can before the next one starts, so that a missing barrier is seen where an earlier warp
+// reads what a later one writes. CASTLINE_EMULATOR_REVERSE in the environment runs blocks, warps and lanes
+// from the last to the first, and shows the others.
 #pragma once
 
 #include <sys/mman.h>
@@ -291,8 +291,8 @@ inline int run(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()>
     const std::lock_guard<std::mutex> lock(mutex);
     const unsigned threads = block.x * block.y * block.z;
     if (threads == 0 || threads > kMostThreads || threads % kWarp != 0 || grid.x * grid.y * grid.z == 0) {
-        return fail("a kernel was not launched on a grid of %u x %u x %u blocks of %u threads: a block has whole "
-                    "warps, of %u threads at most",
+        return fail("a kernel was not launched on a grid of %u x %u x %u blocks of %u threads: a block has "
+                    "whole warps, of %u threads at most",
                     grid.x, grid.y, grid.z, threads, kMostThreads);
     }
     running.body = std::move(body);
@@ -324,8 +324,8 @@ int launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, Cas
 }
 
 template <class... P, class... A>
-int launch_overlapping(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, CastlineStream stream,
-                       A... arguments) {
+int launch_overlapping(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
+                       CastlineStream stream, A... arguments) {
     return launch(kernel, grid, block, shared_bytes, stream, arguments...);
 }
 

@@ -1,4 +1,4 @@
-// The instructions of instructions.cuh on the emulator: what they say of each is what instructions_device.cuh says.
+// The instructions of instructions.cuh on the emulator; instructions_device.cuh says what each does.
 #pragma once
 
 #include <cmath>

@@ -31,6 +31,10 @@ class TargetError(CastlineError):
     """A runtime or builder is missing, or refused the graph."""
 
 
+class PluginError(TargetError):
+    """The plugin library is missing, does not fit, cannot be built or loaded, or refused a call."""
+
+
 class OutputError(CastlineError):
     """The output cannot be written, is in the way, or is not what it should be."""
 

@@ -1,8 +1,11 @@
-"""Run the body of an op on ONNX Runtime."""
+"""Run the body of an op on ONNX Runtime, and the kernels on the emulator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from castline.plugins.array_kernels import ArrayKernels
+from castline.plugins.binding import Kernels
+from castline.plugins.emulation import build_emulated
 from castline.plugins.op import DOMAIN, PluginOp
 
 OPTIMIZATIONS = {
@@ -22,8 +28,16 @@ EXACT_SUMS = ("session.x64quantprecision", "1")
 OF_FILES = (ir.DataType.INT4, ir.DataType.UINT4)  # ONNX Runtime takes such values from files alone
 
 
-def one_node(op: PluginOp, inputs: list[np.ndarray], attributes: dict[str, int]) -> ir.Model:
-    """Return a model of one node; its inputs have as many axes as the arrays, of any size."""
+def one_node(
+    op: PluginOp,
+    inputs: list[np.ndarray],
+    attributes: dict[str, int],
+    stored: Sequence[str] = (),
+) -> ir.Model:
+    """Return a model of one node; its inputs have as many axes as the arrays, of any size.
+
+    The inputs `stored`, and those of types that ONNX Runtime takes from files alone, are in it.
+    """
     values = [
         ir.Value(
             name=name,
@@ -36,14 +50,14 @@ def one_node(op: PluginOp, inputs: list[np.ndarray], attributes: dict[str, int])
     for name, value in zip(op.outputs, node.outputs, strict=True):
         value.name = name
     graph = ir.Graph(
-        [value for value in values if value.dtype not in OF_FILES],
+        [value for value in values if value.dtype not in OF_FILES and value.name not in stored],
         node.outputs,
         nodes=[node],
         name="one_node",
         opset_imports={"": 23, DOMAIN: 1},
     )
     for value, array in zip(values, inputs, strict=True):
-        if value.dtype in OF_FILES:
+        if value.dtype in OF_FILES or value.name in stored:
             value.shape, value.const_value = ir.Shape(array.shape), ir.Tensor(array)
             graph.initializers.add(value)
     model = ir.Model(graph, ir_version=10)
@@ -85,3 +99,65 @@ def output_types(op: PluginOp, inputs: tuple[np.ndarray, ...]) -> list[int]:
     float_type = onnx.helper.np_dtype_to_tensor_dtype(scaled.dtype)
     types = {"codes": onnx.TensorProto.INT8, "scale": 1, "zero_point": 3, "y": float_type}
     return [types[name] for name in op.outputs]
+
+
+@pytest.fixture(name="emulated", scope="session")
+def emulated_fixture(request: pytest.FixtureRequest) -> ArrayKernels:
+    """Return the kernels on the emulator, built where they have changed since the last session.
+
+    CASTLINE_EMULATED_LIBRARY in the environment is another build of them, with another sanitizer.
+    """
+    built = os.environ.get("CASTLINE_EMULATED_LIBRARY")
+    if built is not None:
+        return ArrayKernels(Kernels(Path(built)))
+    cache = request.config.cache
+    assert cache is not None
+    return ArrayKernels(Kernels(build_emulated(cache.mkdir("emulated-kernels"))))
+
+
+@pytest.fixture(params=["first to last", "last to first"])
+def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run blocks, warps and lanes of the emulator in this order: results must not depend on it."""
+    if request.param == "last to first":
+        monkeypatch.setenv("CASTLINE_EMULATOR_REVERSE", "1")
+    return str(request.param)
+
+
+STAND_IN = """
+const char* castline_build_info(void) { return KERNELS; }
+const char* castline_plugins_info(void) { return PLUGINS; }
+"""
+
+
+def stand_in_library(
+    path: Path,
+    *,
+    sources: str,
+    layout_version: int = 1,
+    architectures: str = "80 90a",
+    exports: str = STAND_IN,
+) -> Path:
+    """Compile to `path` a library that says what is wanted of itself, and computes nothing."""
+    kernels = {"layout_version": layout_version, "architectures": architectures, "emulated": False}
+    plugins = {
+        "ops": ["PackedLinearW4A16"],
+        "tensorrt_headers": "10.14.1",
+        "source_hash": sources,
+        "castline": "0.0.9",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = path.with_suffix(".c")
+    code.write_text(exports)
+    given = [f"-DKERNELS={_c_string(kernels)}", f"-DPLUGINS={_c_string(plugins)}"]
+    subprocess.run(["gcc", "-shared", "-fPIC", *given, "-o", path, code], check=True)
+    return path
+
+
+def _c_string(document: dict[str, object]) -> str:
+    return json.dumps(json.dumps(document))
+
+
+@pytest.fixture(name="stand_in_library")
+def stand_in_library_fixture() -> Callable[..., Path]:
+    """Return the function that compiles a stand-in for the plugin library."""
+    return stand_in_library
