@@ -1,6 +1,10 @@
 // Put a CUTLASS GEMM of warpgroup instructions (sm_90a) together from its types and its epilogue.
 #pragma once
 
+#if !defined(NDEBUG)
+#error "compile with -DNDEBUG: where CUTLASS calls its assertions, warpgroup instructions wait for each other"
+#endif
+
 #include <cuda_runtime.h>
 
 #include "cutlass/epilogue/collective/collective_builder.hpp"
