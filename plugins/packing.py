@@ -56,12 +56,14 @@ def pack(codes: Array, bits: int) -> Array:
     wide = codes.astype(np.int8)
     if bits == _FOUR_BITS and wide.size and not -8 <= wide.min() <= wide.max() <= 7:
         raise ValueError(f"codes of 4 bits are -8..7, not {wide.min()}..{wide.max()}")
-    shape = packed_shape(*codes.shape, bits)
+    n, k = codes.shape
+    shape = packed_shape(n, k, bits)
     cut = _cut(wide, shape)
     if bits != _FOUR_BITS:
         return np.ascontiguousarray(cut.transpose(_ORDER_8)).reshape(shape)
     lower, upper = np.moveaxis(cut.transpose(_ORDER_4), -1, 0)
-    return ((lower & 15) | (upper << 4)).astype(np.int8).reshape(shape)
+    packed: Array = ((lower & 15) | (upper << 4)).astype(np.int8)
+    return packed.reshape(shape)
 
 
 def unpack(packed: Array, n: int, k: int, bits: int) -> Array:

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cuda.h"
+#include "launch.h"
 #include "kernels.h"
 #include "layout.h"
 

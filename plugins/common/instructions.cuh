@@ -19,7 +19,7 @@
 
 #include <type_traits>
 
-#include "cuda.h"
+#include "launch.h"
 #include "elements.cuh"
 
 #if defined(__CUDACC__)

@@ -36,7 +36,8 @@ REASSEMBLE_CHANNELS = PluginOp(
         more = Gather <axis = 0> (rows, channel)
         channel_scale_column = Reshape (channel_scale, column)
         scaled = Mul (more, channel_scale_column)
-        place_column = Reshape (place, column)
+        place_number = Cast <to = 7> (place)
+        place_column = Reshape (place_number, column)
         added = ScatterND <reduction = "add"> (placed, place_column, scaled)
 
         back = Transpose <perm = [1, 0]> (added)
@@ -51,9 +52,9 @@ def reassemble_channels(
 ) -> Array:
     """Return y [..., K] of `x` [..., K], in its type: y_k = x_gather[k] * scale[k], and more.
 
-    For each p in order, y_place[p] += x_channel[p] * channel_scale[p]. `gather` is int64 [K],
-    `place` and `channel` are int64 [P]; `scale` is float32 [K], or [] where all have one, and
-    `channel_scale` float32 [P]. Computed in float32.
+    For each p in order, y_place[p] += x_channel[p] * channel_scale[p]. `gather` is int64 or int32
+    [K], `place` and `channel` are of its type, [P]; `scale` is float32 [K], or [] where all have
+    one, and `channel_scale` float32 [P]. Computed in float32.
     """
     wide = x.astype(np.float32)
     y: Array = wide[..., gather] * scale

@@ -43,7 +43,7 @@ def test_passes_on_what_was_asked(run: Any, pipeline: Any, tmp_path: Path) -> No
         "compile", "model.gguf", "-o", tmp_path / "out", "--recipe", "w8a16-rtn",
         "--target", "tensorrt-rtx", "--set", "weights.bits=4", "--set", "weights.group_size=64",
         "--dtype", "float16", "--overwrite", "--threads", "2",
-        "--evaluation-text", "held-out.txt", "--allow-lossy",
+        "--evaluation-text", "held-out.txt", "--allow-lossy", "--plugins", "never",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     recipe = pipeline.asked.pop("recipe")
@@ -53,6 +53,7 @@ def test_passes_on_what_was_asked(run: Any, pipeline: Any, tmp_path: Path) -> No
         "source": "model.gguf",
         "output": tmp_path / "out",
         "target": "tensorrt-rtx",
+        "plugins": "never",
         "plan": None,
         "device": "cpu",
         "dtype": "float16",

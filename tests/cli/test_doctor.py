@@ -8,6 +8,7 @@ import pytest
 
 from castline.cli import doctor
 from castline.cli.machine import Library
+from castline.plugins import toolchain
 
 
 def test_says_what_is_absent_and_how_to_install_it(
@@ -26,6 +27,16 @@ def test_says_what_is_absent_and_how_to_install_it(
     assert f"hub cache: {tmp_path}/hub (not there yet)" in text
     assert "none seen: engines are built here, but cannot be run" in text
     assert "CPUExecutionProvider" in text
+
+
+def test_says_what_building_the_plugins_needs(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CASTLINE_PLUGINS", str(tmp_path / "absent.so"))
+    monkeypatch.setattr(toolchain, "missing_tools", lambda: ("ninja: pip install ninja",))
+    text = " ".join(run("doctor").stdout.split())
+    assert f"the plugin library {tmp_path}/absent.so cannot be loaded" in text
+    assert "to build it: ninja: pip install ninja" in text
 
 
 def test_json_is_one_document(run: Any) -> None:

@@ -18,6 +18,7 @@ from castline.cli.doctor import doctor
 from castline.cli.export import export
 from castline.cli.generate import generate
 from castline.cli.inspect import inspect
+from castline.cli.plugins import plugins
 from castline.cli.quantize import quantize
 from castline.cli.recipes import recipes
 from castline.cli.sensitivity import sensitivity
@@ -71,6 +72,7 @@ for _name, _command in (
     app.command(_name, epilog=EXIT_CODES, no_args_is_help=_name not in ("recipes", "doctor"))(
         _command
     )
+app.add_typer(plugins, name="plugins", epilog=EXIT_CODES)
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from castline.cli.options import (
 from castline.cli.quantize import calibration_overrides
 from castline.cli.shown_progress import shown_progress
 
+Plugins = Literal["auto", "never"]
 Target = Literal["onnx", "onnxruntime", "tensorrt-rtx", "huggingface"]
 DEFAULT_RECIPE = "w4a16-rtn"
 AS_STORED = "as-stored"
@@ -65,6 +66,14 @@ def compile_checkpoint(
             "huggingface: a checkpoint for vLLM and transformers, as compressed-tensors has it.",
         ),
     ] = "onnxruntime",
+    plugins: Annotated[
+        Plugins,
+        typer.Option(
+            help="Of tensorrt-rtx: auto has Castline's plugins compute what TensorRT lacks "
+            "(zero-points, activations quantized at run time), from the library that castline "
+            "plugins build makes; never has TensorRT's own operators add 4-bit zero-points.",
+        ),
+    ] = "auto",
     overrides: Overrides = None,
     plan: Annotated[
         Path | None,
@@ -141,6 +150,7 @@ def compile_checkpoint(
                 recipe=loaded,
                 as_stored=as_stored,
                 target=target,
+                plugins=plugins,
                 plan=plan,
                 device=device,
                 dtype=dtype,

@@ -73,7 +73,8 @@ def _facts() -> dict[str, list[str]]:
             for gpu in gpus()
         ]
         or ["none seen: engines are built here, but cannot be run"],
-        "nvcc": [cuda_compiler() or "absent: CUDA plugins cannot be built here"],
+        "nvcc": [cuda_compiler() or "absent"],
+        "TensorRT plugins": _plugins(),
         "offline": [f"{name}={os.environ[name]}" for name in OFFLINE_FLAGS if name in os.environ]
         or ["no: hub ids may be downloaded"],
         "folders": [
@@ -82,6 +83,21 @@ def _facts() -> dict[str, list[str]]:
             for name, folder in folders.items()
         ],
     }
+
+
+def _plugins() -> list[str]:
+    """The plugin library, or why there is none and what building one needs."""
+    from castline.errors import CastlineError
+    from castline.plugins.architectures import capability_from
+    from castline.plugins.library import find_library
+    from castline.plugins.toolchain import missing_tools
+
+    try:
+        library = find_library()
+    except CastlineError as error:
+        return [str(error), *(f"to build it: {sentence}" for sentence in missing_tools())]
+    capabilities = ", ".join(map(capability_from, library.architectures))
+    return [f"{library.path}, for compute capability {capabilities}"]
 
 
 def _providers() -> list[str]:

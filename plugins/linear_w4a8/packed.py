@@ -1,0 +1,8 @@
+"""Multiply INT8 by packed INT4 and scale the sums: castline.PackedLinearW4A8, ...W4A8Asymmetric."""
+
+from __future__ import annotations
+
+from castline.plugins.packed_product import packed_product, packed_product_asymmetric
+
+PACKED_LINEAR_W4A8 = packed_product("PackedLinearW4A8", 4)
+PACKED_LINEAR_W4A8_ASYMMETRIC = packed_product_asymmetric("PackedLinearW4A8Asymmetric", 4)
