@@ -35,6 +35,7 @@ from castline.compiler.targets.context import note_context
 from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built
+from castline.compiler.targets.tensorrt_rtx.plugin_library import PluginUse
 from castline.compiler.targets.write import MODEL, write_model
 from castline.compiler.to_huggingface import HUGGINGFACE, compile_to_huggingface
 from castline.errors import TargetError
@@ -106,6 +107,7 @@ def compile_model(
     recipe: Recipe,
     as_stored: Recipe | None = None,
     target: str,
+    plugins: PluginUse = "auto",
     plan: Path | None = None,
     device: str = "cpu",
     dtype: str | None = None,
@@ -123,9 +125,10 @@ def compile_model(
     `dtype` is that of what is not quantized (None: what suits the target); `evaluation_text` is a
     text file, folder or dataset to judge by (None: the shipped text). `plan` is a plan's folder;
     without one, a recipe that takes numbers from a text has its plan made, on `device`. The plan is
-    published inside the output. `allow_lossy` lets codes of a quantized checkpoint change. Raises
-    GateFailedError when a figure misses the recipe's threshold, and the other CastlineErrors;
-    nothing is written then.
+    published inside the output. `plugins` says whether the tensorrt-rtx target may have plugins
+    compute what TensorRT has no operators for: "auto" or "never". `allow_lossy` lets codes of a
+    quantized checkpoint change. Raises GateFailedError when a figure misses the recipe's threshold,
+    and the other CastlineErrors; nothing is written then.
     """
     started = time.perf_counter()
     progress = progress or SilentProgress()
@@ -146,7 +149,7 @@ def compile_model(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-    chosen = target_named(target)
+    chosen = target_named(target, plugins)
     chosen.require(recipe)
     if gate:
         onnxruntime_module()  # runs the result of every target for the comparison
@@ -161,6 +164,7 @@ def compile_model(
             _require_comparable(float_type)
         text = text_to_judge_by(checkpoint, evaluation_text, progress) if gate else None
         exported = tried(export(checkpoint, float_type, progress), progress)
+        chosen.require_graph(exported.model, recipe)
         sha256 = hashed(checkpoint, progress)
         quantization = plan_for(
             checkpoint,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.round_to_nearest import QuantizedMatrix, dequantize
+from castline.plugins.packing import packed_shape, unpack, unpack_scales
 
 
 def weights_of(
@@ -35,6 +38,23 @@ def weights_of_packed(codes: Array, scales: Array, zero_points: Array | None, bi
     if zero_points is not None:
         zeros = _unpacked(zero_points.reshape(n, -1), bits)[:, :groups]
     return weights_of(rows.T, by_rows.T, zeros.T)
+
+
+def weights_of_plugin(n: int, k: int, parts: Mapping[str, Array]) -> Array:
+    """Return float32 [K, N] from the inputs of a packed op that are of its weight, by their names.
+
+    They are `packed` and either `scales` with `zero_points` or `offsets`, in the packed layout, or
+    `weight_scale` [N] with perhaps `weight_zero_point` [N].
+    """
+    packed = parts["packed"]
+    bits = 4 if packed.shape == packed_shape(n, k, 4) else 8
+    codes = unpack(packed, n, k, bits).T
+    if "weight_scale" in parts:
+        return weights_of(codes, parts["weight_scale"], parts.get("weight_zero_point"))
+    by_group = {name: unpack_scales(parts[name], n).T for name in parts if name != "packed"}
+    return weights_of(
+        codes, by_group["scales"], by_group.get("zero_points"), by_group.get("offsets")
+    )
 
 
 def _unpacked(packed: Array, bits: int) -> Array:

@@ -11,13 +11,23 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.importing.decoding import weights_of, weights_of_packed
+from castline.compiler.importing.decoding import weights_of, weights_of_packed, weights_of_plugin
 from castline.compiler.passes.pack_projections import JoinedRows
 from castline.compiler.passes.promised_experts import entries
 from castline.compiler.quant.arrays import Array
+from castline.plugins.catalogue import PACKED_LINEARS
 from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 from castline.plugins.linear_w8a8.op import LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC
+from castline.plugins.op import PluginOp
 
+_OF_PLUGIN_WEIGHTS = (
+    "packed",
+    "scales",
+    "zero_points",
+    "offsets",
+    "weight_scale",
+    "weight_zero_point",
+)
 Matrices: TypeAlias = Callable[[], Iterator[Array]]
 """Reads float32 [K, N]: one, or those of experts in order, each when it is due."""
 
@@ -63,6 +73,8 @@ def _weights(node: ir.Node) -> Iterator[tuple[str, Matrices]]:
         yield _of(_tensors(node.inputs[1:]), _with_offsets)
     elif LINEAR_W8A8.is_op_of(node) or LINEAR_W8A8_ASYMMETRIC.is_op_of(node):
         yield _of(_tensors(node.inputs[-2:]), weights_of)
+    elif (plugin := next((op for op in PACKED_LINEARS if op.is_op_of(node)), None)) is not None:
+        yield _of_plugin(node, plugin)
     elif node.op_type == "MatMulIntegerToFloat":
         yield _of(_tensors(_at(node, 1, 3, 5)), weights_of)
     elif node.op_type == "MatMulNBits":
@@ -94,6 +106,18 @@ def _of_matmul_nbits(node: ir.Node) -> Iterator[tuple[str, Matrices]]:
     for tensors in zip(*joined, strict=True) if joined else [tuple(parts)]:
         name = str(tensors[0].name)
         yield name, _with_offset(node, name, partial(_matrix, tensors, decode))
+
+
+def _of_plugin(node: ir.Node, op: PluginOp) -> tuple[str, Matrices]:
+    given = dict(zip(op.inputs, node.inputs, strict=True))
+    names = [name for name in _OF_PLUGIN_WEIGHTS if name in given]
+    tensors = dict(zip(names, _tensors([given[name] for name in names]), strict=True))
+    k, n = (node.attributes.get_int(size, 0) for size in ("k", "n"))
+
+    def matrices() -> Iterator[Array]:
+        yield weights_of_plugin(n, k, {name: tensor.numpy() for name, tensor in tensors.items()})
+
+    return str(tensors["packed"].name), matrices
 
 
 def _with_offset(node: ir.Node, name: str, matrices: Matrices) -> Matrices:

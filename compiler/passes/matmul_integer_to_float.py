@@ -24,11 +24,11 @@ _BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 class MatMulIntegerToFloat:
     """One node a linear; where each token has a scale of its own, a Mul after it.
 
-    It stands for castline.LinearW8A8, LinearW4A8 and LinearW4A4, and for a MatMul of two
-    DequantizeLinears whose weights have one scale, or one a channel. Codes of activations are
-    unsigned: x86 multiplies unsigned by signed bytes, and takes ten times longer otherwise. Weights
-    of 4 bits stay so in the file, behind a Cast: ONNX Runtime computes it when it loads them, and
-    keeps the bytes alone. The sums are exact either way.
+    It stands for castline.LinearW8A8, LinearW4A8, LinearW4A8Groups and LinearW4A4, and for a MatMul
+    of two DequantizeLinears whose weights have one scale, or one a channel. Codes of activations
+    are unsigned: x86 multiplies unsigned by signed bytes, and takes ten times longer otherwise.
+    Weights of 4 bits stay so in the file, behind a Cast: ONNX Runtime computes it when it loads
+    them, and keeps the bytes alone. The sums are exact either way.
 
     Where tokens have zero-points of 8 bits, their part is taken off the scaled sums, in float32:
     2^-23 of 128 |column sum|, at most sqrt(K) of the weights' norm, is lost. Rounding activations
@@ -87,6 +87,8 @@ class _Weights:
         ONNX Runtime computes that when it loads them, and multiplies faster without zero-points.
         """
         codes, scale = read["weight_codes"], _wide(read["weight_scale"], writer)
+        if "group_scale" in read:
+            return cls(_of_groups(codes, read["group_scale"], writer), scale)
         if "weight_zero_point" not in read:
             return cls(codes, scale)
         numbers = [
@@ -113,6 +115,26 @@ class _Weights:
         sums = writer.add("MatMulInteger", [ones, self.steps])
         wide = writer.add("Cast", [sums], {"to": ir.DataType.FLOAT})
         return writer.add("Mul", [wide, self.scale])
+
+
+def _of_groups(codes: ir.Value, group_scale: ir.Value, writer: NodeWriter) -> ir.Value:
+    """Return codes [K, N] times the integer scales [G, N] of their groups, int8."""
+    assert codes.shape is not None, "initializers have shapes"
+    assert group_scale.shape is not None, "initializers have shapes"
+    (k, n), groups = codes.shape.numpy(), group_scale.shape.numpy()[0]
+    # Not in INT8, in which ONNX Runtime does not multiply.
+    numbers = [
+        writer.add("Cast", [value], {"to": ir.DataType.INT32}) for value in (codes, group_scale)
+    ]
+    grouped = writer.add(
+        "Reshape", [numbers[0], writer.constant("groups", (groups, k // groups, n))]
+    )
+    of_groups = writer.add("Reshape", [numbers[1], writer.constant("group", (groups, 1, n))])
+    products = writer.add("Mul", [grouped, of_groups])
+    matrix = writer.add("Reshape", [products, writer.constant("matrix", (k, n))])
+    steps = writer.add("Cast", [matrix], {"to": ir.DataType.INT8})
+    steps.shape, steps.type = codes.shape, ir.TensorType(ir.DataType.INT8)
+    return steps
 
 
 def _static_quantizer(product: Product) -> ir.Node | None:

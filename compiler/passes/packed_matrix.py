@@ -60,6 +60,8 @@ def packed_codes_of(
     """
     if codes.dtype not in (*_SIGNED, *_UNSIGNED) or not codes.is_initializer():
         return "its codes are not stored integers of 4 or 8 bits"
+    if not scales.is_initializer():
+        return "its scales are integers times a scale per channel"
     assert codes.shape is not None, "initializers have shapes"
     sizes = tuple(int(size) for size in codes.shape.numpy())
     n, k = sizes if rows_are_outputs else reversed(sizes)

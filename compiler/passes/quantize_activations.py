@@ -18,7 +18,12 @@ from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.passes.replace import remove_unused, take_over
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters
 from castline.plugins.linear_w4a4.op import LINEAR_W4A4, LINEAR_W4A4_ASYMMETRIC
-from castline.plugins.linear_w4a8.op import LINEAR_W4A8, LINEAR_W4A8_ASYMMETRIC
+from castline.plugins.linear_w4a8.op import (
+    LINEAR_W4A8,
+    LINEAR_W4A8_ASYMMETRIC,
+    LINEAR_W4A8_GROUPS,
+    LINEAR_W4A8_GROUPS_ASYMMETRIC,
+)
 from castline.plugins.linear_w8a8.op import LINEAR_W8A8, LINEAR_W8A8_ASYMMETRIC
 from castline.plugins.op import DOMAIN, PluginOp
 
@@ -70,8 +75,9 @@ class QuantizeActivations:
 
     Where the scales are taken at run time, a product with weights that have one scale, or one a
     channel, multiplies integers: it is castline.LinearW8A8 or, where they are stored in 4 bits,
-    castline.LinearW4A8, or castline.LinearW4A4 for activations of up to 4 bits. With weights in
-    groups, in float, or in 8 bits with zero-points it multiplies what the codes stand for.
+    castline.LinearW4A8, or castline.LinearW4A4 for activations of up to 4 bits; where groups have
+    scales of two levels it is castline.LinearW4A8Groups. With weights in other groups, in float, or
+    in 8 bits with zero-points it multiplies what the codes stand for.
     """
 
     linears: Mapping[str, tuple[ActivationScheme, QuantParameters | None]]
@@ -137,6 +143,8 @@ def _only_in_float(product: Product) -> str | None:
     if product.dequantize is None:
         return "its weights are in float"
     codes, _, zero_point = (*product.dequantize.inputs, None)[:3]
+    if _levels(product) is not None:
+        return None
     if product.dequantize.attributes.get_int("block_size", 0):
         return "its weights have a scale for each group"
     if codes is not None and codes.dtype in _FOUR_BITS:
@@ -144,6 +152,13 @@ def _only_in_float(product: Product) -> str | None:
     if zero_point is not None or codes is None or codes.dtype != ir.DataType.INT8:
         return "its weights have zero-points"
     return None
+
+
+def _levels(product: Product) -> ir.Node | None:
+    """Return the DequantizeLinear of the integer scales of groups; None where there are none."""
+    assert product.dequantize is not None, "checked by the caller"
+    scales = product.dequantize.inputs[1]
+    return scales.producer() if scales is not None else None
 
 
 def _writer(product: Product, part: str = "") -> NodeWriter:
@@ -174,13 +189,21 @@ def _integer(
     op.define_in(model)
     zero_point = () if codes.zero_point is None else (codes.zero_point,)
     inputs = [codes.codes, codes.scale, *zero_point, *_weights(model.graph, product)]
-    output = _writer(product).add(op.name, inputs, domain=DOMAIN)
+    output = _writer(product).add(op.name, inputs, _attributes(product, op), domain=DOMAIN)
     take_over(product.node.outputs[0], output)
     remove_unused(model.graph, [product.node])
 
 
+def _attributes(product: Product, op: PluginOp) -> dict[str, int]:
+    """Return those of the product's DequantizeLinear that `op` has, too."""
+    assert product.dequantize is not None, "checked by the caller"
+    return {name: product.dequantize.attributes.get_int(name, 0) for name in op.attributes}
+
+
 def _op(product: Product, scheme: ActivationScheme) -> PluginOp:
     assert product.dequantize is not None, "checked by the caller"
+    if _levels(product) is not None:
+        return LINEAR_W4A8_GROUPS if scheme.symmetric else LINEAR_W4A8_GROUPS_ASYMMETRIC
     codes = product.dequantize.inputs[0]
     assert codes is not None, "DequantizeLinear has codes"
     weight_bits = 4 if codes.dtype in _FOUR_BITS else 8
@@ -188,8 +211,11 @@ def _op(product: Product, scheme: ActivationScheme) -> PluginOp:
 
 
 def _weights(graph: ir.Graph, product: Product) -> tuple[ir.Value, ...]:
-    """Return codes and scale and, of codes of 4 bits, zero-points."""
+    """Return codes and scale and, of codes of 4 bits, zero-points; of two levels, both scales."""
     assert product.dequantize is not None, "checked by the caller"
+    levels = _levels(product)
+    if levels is not None:
+        return tuple(v for v in (product.dequantize.inputs[0], *levels.inputs) if v is not None)
     codes, scale, *zero_points = (v for v in product.dequantize.inputs if v is not None)
     if codes.dtype not in _FOUR_BITS or zero_points:
         return codes, scale, *zero_points

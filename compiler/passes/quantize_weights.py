@@ -16,7 +16,7 @@ from castline.compiler.passes.linear_w4a16 import multiply_with_offsets
 from castline.compiler.passes.node_writer import NodeWriter
 from castline.compiler.passes.quantize_stack import quantize_stack, rounded_experts
 from castline.compiler.passes.replace import remove_unused
-from castline.compiler.passes.weight_codes import block_of, promised_codes
+from castline.compiler.passes.weight_codes import block_of, promised_codes, promised_levels
 from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.round_to_nearest import QuantizedMatrix, quantize
 from castline.compiler.quant.scheme import GroupSize, WeightScheme
@@ -63,6 +63,7 @@ class Quantized:
 class QuantizeWeights:
     """Quantization of the linears of the layers, or of the head: to given codes or to the nearest.
 
+    Scales of two levels are dequantized themselves: integers of groups by scales of channels.
     The linears of experts belong to the layers. Left in float is what is small and decides much:
     routers, and gates of a single output; but what has given codes gets those.
     """
@@ -138,7 +139,9 @@ def _rounded(linear: Linear, scheme: WeightScheme) -> GivenCodes:
 def _quantize(model: ir.Model, linear: Linear, codes: GivenCodes) -> None:
     graph, node = model.graph, linear.node
     float_type = linear.weight.dtype or ir.DataType.FLOAT
-    parts = promised_codes(linear.name, (linear.k, linear.n), codes, float_type)
+    two_level = codes.scheme.in_two_levels(linear.k)
+    promised = promised_levels if two_level else promised_codes
+    parts = promised(linear.name, (linear.k, linear.n), codes, float_type)
     for part in parts:
         add_initializer(graph, part)
     group = codes.scheme.group_for(linear.k)
@@ -148,6 +151,8 @@ def _quantize(model: ir.Model, linear: Linear, codes: GivenCodes) -> None:
     if codes.has_offsets:
         multiply_with_offsets(model, node, parts, block_of(group, linear.k), writer)
     else:
+        if two_level:
+            parts = [parts[0], _scales(parts[1], parts[2], writer)]
         matrix = writer.add("DequantizeLinear", parts, _granularity(group))
         matrix.shape = ir.Shape([linear.k, linear.n])
         matrix.type = ir.TensorType(float_type)
@@ -157,6 +162,13 @@ def _quantize(model: ir.Model, linear: Linear, codes: GivenCodes) -> None:
         remove_unused(graph, [producer])
     elif not previous.consumers() and previous.name in graph.initializers:
         graph.initializers.pop(str(previous.name))
+
+
+def _scales(group_scale: ir.Value, scale: ir.Value, writer: NodeWriter) -> ir.Value:
+    """Return the scales of groups [G, N], in the type of those of channels [N]."""
+    scales = writer.add("DequantizeLinear", [group_scale, scale], {"axis": 1})
+    scales.shape, scales.type = group_scale.shape, scale.type
+    return scales
 
 
 def _granularity(group: GroupSize) -> dict[str, int]:

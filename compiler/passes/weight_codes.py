@@ -13,6 +13,7 @@ from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.round_to_nearest import QuantizedMatrix
 from castline.compiler.quant.scheme import GroupSize, WeightScheme
+from castline.compiler.quant.two_level import levels
 
 _CODE_TYPES = {
     # Bits that codes are stored in and whether the grid is symmetric; fewer bits leave codes unused
@@ -87,6 +88,31 @@ def promised_codes(
     return [
         promised.promise(part, form.dtype, scale_shape if part else sizes, f"{name}_{form.suffix}")
         for part, form in enumerate(wanted)
+    ]
+
+
+def promised_levels(
+    name: str, sizes: tuple[int, int], given: GivenCodes, float_type: ir.DataType
+) -> list[ir.Value]:
+    """Return initializers of a matrix whose scales have two levels; `sizes` are K and N.
+
+    They are the codes int4 [K, N], the integer scales of groups int8 [G, N] and the scales of
+    channels [N], of `float_type`, which holds them exactly.
+    """
+    k, n = sizes
+
+    def compute() -> tuple[Array, ...]:
+        (matrix,) = given.matrices()
+        group_scale, scale = levels(matrix.scales)
+        return matrix.codes, group_scale, scale.astype(float_type.numpy())
+
+    promised = PromisedParts(compute, 3)
+    codes, integers = code_type(given.scheme), ir.DataType.INT8
+    groups = k // block_of(given.scheme.group_for(k), k)
+    return [
+        promised.promise(0, codes, sizes, f"{name}_quantized"),
+        promised.promise(1, integers, (groups, n), f"{name}_group_scale"),
+        promised.promise(2, float_type, (n,), f"{name}_scale"),
     ]
 
 

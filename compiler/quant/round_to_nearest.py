@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.scheme import WeightScheme
-from castline.compiler.quant.weight_grid import weight_grid
+from castline.compiler.quant.weight_grid import channel_unit, weight_grid
 from castline.compiler.quant.weight_ranges import weight_range
 
 
@@ -39,15 +39,17 @@ def quantize(
     """Return the codes of `weights` [K, N], with the group that `scheme` gives this K.
 
     Every weight is finite, and within half a scale of what its code stands for unless the scheme's
-    range clips it. Codes are nearest for the scales as stored in `scale_type`; `weight_grid` says
-    how they follow from the ends of the range.
+    range clips it, or the scale, the nearest in units where there are two levels. Codes are nearest
+    for the scales as stored: in `scale_type`, or of two levels float32. `weight_grid` says how they
+    follow from the ends of the range.
     """
     k, n = weights.shape
     group = scheme.group_for(k)
     width = group if isinstance(group, int) else k
     grouped = weights.astype(np.float32, copy=False).reshape(k // width, width, n)
-    low, high = weight_range(grouped, scheme, scale_type)
-    grid = weight_grid(low, high, scheme, scale_type)
+    unit = channel_unit(grouped, scheme)
+    low, high = weight_range(grouped, scheme, scale_type, unit)
+    grid = weight_grid(low, high, scheme, scale_type, unit)
     code_type = np.int8 if scheme.symmetric else np.uint8
     zeros = None if grid.zero_points is None else grid.zero_points[:, 0].astype(np.uint8)
     codes = grid.codes(grouped).reshape(k, n).astype(code_type)

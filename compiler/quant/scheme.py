@@ -60,6 +60,10 @@ class WeightScheme:
     range: RangeMethod = RangeMethod()
     """How the range of each scale is chosen; entropy needs more weights than a group has."""
 
+    two_level: bool = False
+    """Whether the scales of a channel's groups are whole numbers, 1 to 16, times one scale of the
+    channel, so that INT8 holds each code times its group's number; in 4 bits alone."""
+
     def __post_init__(self) -> None:
         _require_bits(self.bits)
         if isinstance(self.group_size, int) and not _is_group(self.group_size):
@@ -71,6 +75,17 @@ class WeightScheme:
             raise ValueError(
                 f"range is entropy and group_size {self.group_size}; expected per-channel or "
                 "per-tensor: the few weights of a group have no distribution to speak of"
+            )
+        if self.two_level and (self.bits, self.symmetric) != (4, True):
+            raise ValueError(
+                f"two_level is true with bits {self.bits} and symmetric "
+                f"{str(self.symmetric).lower()}; expected bits 4 and symmetric true: a code times "
+                "the integer scale of its group must be an INT8 number"
+            )
+        if self.two_level and isinstance(self.group_size, str):
+            raise ValueError(
+                f"two_level is true and group_size {self.group_size}; expected 16, 32, 64 or 128: "
+                "one level alone has one scale per channel"
             )
 
     @property
@@ -95,9 +110,15 @@ class WeightScheme:
             group = group // 2 if group // 2 >= _SMALLEST_GROUP else "per-channel"
         return group
 
+    def in_two_levels(self, k: int) -> bool:
+        """Return whether a matrix with input dimension `k` has scales of two levels."""
+        return self.two_level and isinstance(self.group_for(k), int)
+
     def __str__(self) -> str:
         group = self.group_size
         parts = [f"INT{self.bits}", f"group {group}" if isinstance(group, int) else _words(group)]
+        if self.two_level:
+            parts.append("two levels")
         parts.append("symmetric" if self.symmetric else "zero-points")
         return ", ".join(
             parts if self.range.method == "max" else [*parts, f"range by {self.range}"]

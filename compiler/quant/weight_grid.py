@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from castline.compiler.quant.arrays import Array
 from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.two_level import in_units, unit_of
 
 # The least normal float32: division by less may be flushed to division by zero. In float16 it
 # becomes the least number there is, 2**-24.
@@ -43,25 +44,49 @@ class WeightGrid:
         return weights
 
 
+def channel_unit(grouped: Array, scheme: WeightScheme) -> Array | None:
+    """Return the unit of the scales of each channel [1, 1, N]; None where they have one level.
+
+    `grouped` [G, group, N] are float32 weights. Whole ranges decide, whatever is clipped later.
+    """
+    if not scheme.in_two_levels(grouped.shape[0] * grouped.shape[1]):
+        return None
+    low, high = grouped.min(axis=1, keepdims=True), grouped.max(axis=1, keepdims=True)
+    return unit_of(_symmetric_scales(low, high, scheme))
+
+
 def weight_grid(
-    low: Array, high: Array, scheme: WeightScheme, scale_type: npt.DTypeLike
+    low: Array,
+    high: Array,
+    scheme: WeightScheme,
+    scale_type: npt.DTypeLike,
+    unit: Array | None = None,
 ) -> WeightGrid:
     """Return the grid that reaches from `low` to `high`, float32 of one shape, and holds 0.
 
     The symmetric scale is the smallest that reaches both ends, max(high / 7, -low / 8) for 4 bits,
     where AWQ takes max|w| / 7; the zero-point grid always holds 0, which AWQ's does not for a group
     of one sign. A group of zeros gets the scale 1. Scales are rounded up to `scale_type`, so that
-    as stored they still reach both ends.
+    as stored they still reach both ends. With the `unit` of each channel they are the nearest in
+    units, float32, which may clip: they are stored as integers.
     """
     least, most = scheme.code_range
     if scheme.symmetric:
-        scales = np.maximum(np.maximum(high, 0) / most, np.minimum(low, 0) / least)
+        scales = _symmetric_scales(low, high, scheme)
+        if unit is not None:
+            return WeightGrid(in_units(scales, unit), None, (least, most))
         return WeightGrid(_stored(scales, scale_type), None, (least, most))
     # Divided first: the difference of the largest and the least float32 is infinite.
     scales = _stored(np.maximum(high, 0) / most - np.minimum(low, 0) / most, scale_type)
     steps = scales.astype(np.float32)
     zero_points = np.clip(np.rint(-np.minimum(low, 0) / steps), least, most)
     return WeightGrid(scales, zero_points, (least, most))
+
+
+def _symmetric_scales(low: Array, high: Array, scheme: WeightScheme) -> Array:
+    least, most = scheme.code_range
+    scales: Array = np.maximum(np.maximum(high, 0) / most, np.minimum(low, 0) / least)
+    return scales
 
 
 def _stored(scales: Array, scale_type: npt.DTypeLike) -> Array:

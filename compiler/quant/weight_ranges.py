@@ -21,15 +21,19 @@ _AT_ONCE = 1 << 20  # weights that all factors are tried on together: they stay 
 
 
 def weight_range(
-    grouped: Array, scheme: WeightScheme, scale_type: npt.DTypeLike = np.float32
+    grouped: Array,
+    scheme: WeightScheme,
+    scale_type: npt.DTypeLike = np.float32,
+    unit: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return both ends of the range of each scale, float32 [G, 1, N] or, per tensor, [1, 1, 1].
 
     `grouped` [G, group, N] holds finite float32 weights. max: the least and the greatest weight.
     percentile: of |w| on a symmetric grid, of both tails with zero-points, within each group by
     linear interpolation. mse: the factor of the whole range whose squared error, with scales as
-    stored in `scale_type`, is least. entropy: the share of every scale's peak by which all weights,
-    each relative to its own peak, diverge least; `best_range` gives the source.
+    stored in `scale_type` or in the `unit` of their channel, is least. entropy: the share of every
+    scale's peak by which all weights, each relative to its own peak, diverge least; `best_range`
+    gives the source.
     """
     axes = (0, 1, 2) if scheme.group_size == "per-tensor" else (1,)
     low = grouped.min(axis=axes, keepdims=True)
@@ -38,7 +42,7 @@ def weight_range(
         case "percentile":
             return _percentile_range(grouped, scheme, low, high)
         case "mse":
-            factors = _least_error_factors(grouped, scheme, low, high, scale_type)
+            factors = _least_error_factors(grouped, scheme, low, high, scale_type, unit)
             return low * factors, high * factors
         case "entropy":
             peaks = np.maximum(high, -low)
@@ -96,15 +100,21 @@ def _quantile(rows: Array, share: float) -> Array:
 
 
 def _least_error_factors(
-    grouped: Array, scheme: WeightScheme, low: Array, high: Array, scale_type: npt.DTypeLike
+    grouped: Array,
+    scheme: WeightScheme,
+    low: Array,
+    high: Array,
+    scale_type: npt.DTypeLike,
+    unit: Array | None,
 ) -> Array:
     """Return the best shrink factor of each scale, float32 in the shape of `low`."""
     best = np.ones_like(low)
     for columns in _columns(grouped, scheme):
         part, bottom, top = grouped[..., columns], low[..., columns], high[..., columns]
+        step = None if unit is None else unit[..., columns]
         least = np.full(bottom.shape, np.inf)
         for factor in map(np.float32, shrink_factors(scheme)):
-            grid = weight_grid(bottom * factor, top * factor, scheme, scale_type)
+            grid = weight_grid(bottom * factor, top * factor, scheme, scale_type, step)
             error = _squared_error(part, grid)
             best[..., columns] = np.where(error < least, factor, best[..., columns])
             least = np.minimum(error, least)

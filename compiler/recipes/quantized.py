@@ -50,6 +50,11 @@ class QuantizedWeights(_Ranged):
         "per-tensor"
     )
     symmetric: bool = Field(description="true (no zero-points) or false")
+    two_level: bool = Field(
+        default=False,
+        description="true (the scales of groups are integers times one scale per channel, so that "
+        "products with activations in codes are summed in integers) or false",
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> QuantizedWeights:
@@ -59,7 +64,9 @@ class QuantizedWeights(_Ranged):
     @property
     def scheme(self) -> WeightScheme:
         """The same in the words of the arithmetic."""
-        return WeightScheme(self.bits, self.group_size, self.symmetric, self.range_method)
+        return WeightScheme(
+            self.bits, self.group_size, self.symmetric, self.range_method, self.two_level
+        )
 
 
 class QuantizedActivations(_Ranged):

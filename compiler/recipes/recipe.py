@@ -190,6 +190,19 @@ class Recipe(Section):
                 "scaling.explicit divides what linears read in float; with activations in codes "
                 "set it to false"
             )
+        if (self.weights is not None and self.weights.two_level) and (
+            self.activations is None or self.activations.scales == "static"
+        ):
+            raise ValueError(
+                "weights.two_level is for products of codes with activations whose scales are "
+                "taken at run time; expected a section of activations with scales dynamic, or "
+                "two_level false"
+            )
+        if any(part != "keep" and part.two_level for part in (self.head, self.embedding)):
+            raise ValueError(
+                "head and embedding are multiplied and looked up in float; expected two_level "
+                "false in them"
+            )
         if self.reassembly is not None and self.activations is None:
             raise ValueError(
                 "reassembly makes activations easier to quantize, and activations is null; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.recipes.scaling import Clipping
 from castline.compiler.search.clipping import clipped_grid
 from castline.compiler.search.compensation import compensated
-from castline.compiler.search.fake_grids import FakeGrid, weight_grid
+from castline.compiler.search.fake_grids import FakeGrid, channel_unit, weight_grid
 from castline.compiler.search.fake_ranges import weight_range
 
 Tensor: TypeAlias = torch.Tensor
@@ -108,16 +108,17 @@ def _joined(parts: list[ChosenCodes]) -> ChosenCodes:
 
 def _grid(groups: Tensor, scheme: WeightScheme) -> FakeGrid:
     rows = groups.reshape(-1, groups.shape[-1])
-    low, high = weight_range(rows, scheme)
+    unit = channel_unit(groups, scheme)
+    low, high = weight_range(rows, scheme, None if unit is None else unit.reshape(-1, 1))
     shape = (*groups.shape[:2], 1)
-    return weight_grid(low.reshape(shape), high.reshape(shape), scheme)
+    return weight_grid(low.reshape(shape), high.reshape(shape), scheme, unit)
 
 
 def _stored(grid: FakeGrid) -> FakeGrid:
     """Return the grid with its scales rounded to as many bits as every target keeps."""
     mantissa, exponent = torch.frexp(grid.scale)
     rounded = torch.ldexp((mantissa * 2**_SCALE_BITS).round_(), exponent - _SCALE_BITS)
-    return FakeGrid(rounded, grid.zero_point, grid.code_range)
+    return replace(grid, scale=rounded)
 
 
 def _array(values: Tensor, dtype: type) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

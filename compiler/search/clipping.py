@@ -8,7 +8,7 @@ import torch
 
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.scaling import Clipping
-from castline.compiler.search.fake_grids import FakeGrid, ends, weight_grid
+from castline.compiler.search.fake_grids import FakeGrid, channel_unit, ends, weight_grid
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -40,11 +40,12 @@ def _best(
     groups: Tensor, blocks: Tensor, scheme: WeightScheme, clipping: Clipping
 ) -> tuple[FakeGrid, Tensor]:
     low, high = ends(groups)
-    best, least = _tried(groups, blocks, low, high, scheme)
+    unit = channel_unit(groups, scheme)
+    best, least = _tried(groups, blocks, weight_grid(low, high, scheme, unit))
     for step in range(1, max(1, round(clipping.shrink * clipping.steps))):
         reach = torch.maximum(high, -low) * (1 - step / clipping.steps)
         bottom, top = torch.maximum(low, -reach), torch.minimum(high, reach)
-        grid, error = _tried(groups, blocks, bottom, top, scheme)
+        grid, error = _tried(groups, blocks, weight_grid(bottom, top, scheme, unit))
         better = error < least
         best = best.where(better[..., None], grid)
         least = torch.where(better, error, least)
@@ -64,8 +65,5 @@ def group_errors(apart: Tensor, blocks: Tensor) -> Tensor:
     return (torch.bmm(by_group, blocks) * by_group).sum(dim=-1).T
 
 
-def _tried(
-    groups: Tensor, blocks: Tensor, low: Tensor, high: Tensor, scheme: WeightScheme
-) -> tuple[FakeGrid, Tensor]:
-    grid = weight_grid(low, high, scheme)
+def _tried(groups: Tensor, blocks: Tensor, grid: FakeGrid) -> tuple[FakeGrid, Tensor]:
     return grid, group_errors(grid.rounded(groups).sub_(groups), blocks)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import torch
 
-from castline.compiler.search.fake_grids import FakeGrid
+from castline.compiler.search.fake_grids import FakeGrid, in_units
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -27,8 +27,8 @@ def compensated(
     `groups` [N, G, group] are a matrix's weights, `second` [K, K] is the sum of x^T x over what it
     read, `grid` has scales [N, G, 1]. Coordinate descent on sum |x (Q - W)^T|^2, group after group:
     every code in turn becomes the best one for all others as they are, then the group's scale the
-    least-squares one for its codes; zero-points stay. No step makes the error larger, so it is at
-    most that of rounding to nearest on `grid`.
+    least-squares one for its codes, or of two levels the nearest to it in units; zero-points stay.
+    No step makes the error larger, so it is at most that of rounding to nearest on `grid`.
 
     Source: Behdin et al., QuantEase, arXiv:2309.01885, for the codes; that scales follow their
     codes is ours.
@@ -37,7 +37,8 @@ def compensated(
     codes = grid.steps(groups).reshape(n, -1).T.contiguous()
     zero = torch.zeros_like(grid.scale) if grid.zero_point is None else grid.zero_point
     least, most = (limit - zero for limit in grid.code_range)
-    scale = grid.scale[..., 0].T.contiguous()  # [G, N], as are the limits
+    scale = grid.scale[..., 0].T.contiguous()  # [G, N], as are the limits and the units
+    unit = None if grid.unit is None else grid.unit[..., 0].T
     lowest, highest = least[..., 0].T.contiguous(), most[..., 0].T.contiguous()
     apart = (codes.reshape(count, width, n) * scale[:, None]).reshape(-1, n)
     # How the squared error grows with each weight; kept up to date by every group.
@@ -51,6 +52,7 @@ def compensated(
         with _one_thread():
             _choose_codes(own, near, within, step, (lowest[group], highest[group]))
         fitted = _fitted(own, near, within, step)
+        fitted = fitted if unit is None else in_units(fitted, unit[group])
         pull.addmm_(second[:, at], (own * fitted).sub_(before))
         scale[group] = fitted
     grid = replace(grid, scale=scale.T[..., None].contiguous())

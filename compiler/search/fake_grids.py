@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
+from castline.compiler.quant.two_level import LEAST_UNIT_EXPONENT, MOST_UNITS, UNIT_BITS
 from castline.compiler.quant.weight_grid import LEAST_SCALE
 
 Tensor: TypeAlias = torch.Tensor
@@ -22,6 +23,8 @@ class FakeGrid:
     zero_point: Tensor | None
     """In the shape of the scale; None on a symmetric grid."""
     code_range: tuple[int, int]
+    unit: Tensor | None = None
+    """In the shape of the scale: what it is 1 to 16 times of; None where scales have one level."""
 
     def rounded(self, values: Tensor) -> Tensor:
         """Return the nearest values on the grid, in memory of their own."""
@@ -39,7 +42,7 @@ class FakeGrid:
         """Return the grid that is `other` where `better`, in the shape of the scales, is true."""
         scale = torch.where(better, other.scale, self.scale)
         if self.zero_point is None or other.zero_point is None:
-            return FakeGrid(scale, None, self.code_range)
+            return replace(self, scale=scale)
         zero_point = torch.where(better, other.zero_point, self.zero_point)
         return FakeGrid(scale, zero_point, self.code_range)
 
@@ -47,20 +50,47 @@ class FakeGrid:
     def joined(cls, parts: Sequence[FakeGrid]) -> FakeGrid:
         """Return one grid for what those of `parts` are for, one after the other along N."""
         zero_points = [part.zero_point for part in parts if part.zero_point is not None]
+        units = [part.unit for part in parts if part.unit is not None]
         return cls(
             torch.cat([part.scale for part in parts]),
             torch.cat(zero_points) if zero_points else None,
             parts[0].code_range,
+            torch.cat(units) if units else None,
         )
 
 
-def weight_grid(low: Tensor, high: Tensor, scheme: WeightScheme) -> FakeGrid:
-    """Return the grid that `castline.compiler.quant.weight_grid` lays, with scales of float32."""
+def channel_unit(groups: Tensor, scheme: WeightScheme) -> Tensor | None:
+    """Return the unit of each group's scale [N, G, 1], as `castline.compiler.quant.weight_grid`.
+
+    `groups` [N, G, group] are a matrix's weights. None where scales have one level.
+    """
+    if not scheme.in_two_levels(groups.shape[1] * groups.shape[2]):
+        return None
+    scale = _symmetric_scale(*ends(groups), scheme)
+    wanted = scale.amax(dim=1, keepdim=True) / MOST_UNITS
+    least = (torch.frexp(wanted).exponent - UNIT_BITS).clamp(min=LEAST_UNIT_EXPONENT)
+    unit = torch.ldexp(torch.ldexp(wanted, -least).round_().clamp_(min=1), least)
+    return torch.where(wanted > 0, unit, 1.0).expand_as(scale)
+
+
+def in_units(scale: Tensor, unit: Tensor) -> Tensor:
+    """Return each scale as the nearest of 1 to 16 of its unit, in memory of its own."""
+    return torch.div(scale, unit).round_().clamp_(1, MOST_UNITS).mul_(unit)
+
+
+def weight_grid(
+    low: Tensor, high: Tensor, scheme: WeightScheme, unit: Tensor | None = None
+) -> FakeGrid:
+    """Return the grid that `castline.compiler.quant.weight_grid` lays, with scales of float32.
+
+    `unit` has the shape of `low`; None where scales have one level.
+    """
     least, most = scheme.code_range
-    low, high = low.clamp(max=0), high.clamp(min=0)
     if scheme.symmetric:
-        scale = _above_zero(torch.maximum(_over(high, most), _over(low, least)))
-        return FakeGrid(scale, None, (least, most))
+        scale = _symmetric_scale(low, high, scheme)
+        kept = _above_zero(scale) if unit is None else in_units(scale, unit)
+        return FakeGrid(kept, None, (least, most), unit)
+    low, high = low.clamp(max=0), high.clamp(min=0)
     scale = _above_zero(_over(high, most) - _over(low, most))
     return FakeGrid(scale, (-low / scale).round_().clamp_(least, most), (least, most))
 
@@ -92,6 +122,11 @@ def ends(values: Tensor) -> tuple[Tensor, Tensor]:
     On a CPU torch.aminmax takes ten times as long as both of these.
     """
     return values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
+
+
+def _symmetric_scale(low: Tensor, high: Tensor, scheme: WeightScheme) -> Tensor:
+    least, most = scheme.code_range
+    return torch.maximum(_over(high.clamp(min=0), most), _over(low.clamp(max=0), least))
 
 
 def _over(numerator: Tensor, denominator: int) -> Tensor:

@@ -9,6 +9,7 @@ from castline.compiler.search.fake_grids import (
     FakeGrid,
     Tensor,
     activation_grid,
+    channel_unit,
     ends,
     static_grid,
     weight_grid,
@@ -29,7 +30,11 @@ def fake_quantized_weights(weight: Tensor, scheme: WeightScheme) -> Tensor:
     if isinstance(group, str):
         group = k if group == "per-channel" else n * k
     rows = weight.detach().reshape(-1, group).float()
-    grid = weight_grid(*weight_range(rows, scheme), scheme)
+    unit = None
+    if scheme.in_two_levels(k):
+        unit = channel_unit(rows.reshape(n, -1, group), scheme)
+        unit = unit if unit is None else unit.reshape(-1, 1)
+    grid = weight_grid(*weight_range(rows, scheme, unit), scheme, unit)
     return grid.rounded(rows).view(weight.shape).to(weight.dtype)
 
 

@@ -16,10 +16,13 @@ _AT_ONCE = {"cpu": 1 << 20}  # weights that all factors are tried on together: t
 _AT_ONCE_ELSEWHERE = 1 << 24
 
 
-def weight_range(rows: Tensor, scheme: WeightScheme) -> tuple[Tensor, Tensor]:
+def weight_range(
+    rows: Tensor, scheme: WeightScheme, unit: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return both ends of the range of each row of `rows`, float32 [S, 1].
 
-    `rows` [S, weights] are the weights that share a scale, float32. The numbers are those of
+    `rows` [S, weights] are the weights that share a scale, float32; `unit` [S, 1] is that of scales
+    of two levels, None for others. The numbers are those of
     `castline.compiler.quant.weight_ranges` for scales of float32.
     """
     low, high = ends(rows)
@@ -27,7 +30,7 @@ def weight_range(rows: Tensor, scheme: WeightScheme) -> tuple[Tensor, Tensor]:
         case "percentile":
             return _percentile_range(rows, scheme, low, high)
         case "mse":
-            factors = _least_error_factors(rows, scheme, low, high)
+            factors = _least_error_factors(rows, scheme, low, high, unit)
             return low * factors, high * factors
         case "entropy":
             return _entropy_range(rows, scheme, low, high)
@@ -54,15 +57,19 @@ def _quantile(rows: Tensor, share: float) -> Tensor:
     return below + (above - below) * float(fraction)
 
 
-def _least_error_factors(rows: Tensor, scheme: WeightScheme, low: Tensor, high: Tensor) -> Tensor:
+def _least_error_factors(
+    rows: Tensor, scheme: WeightScheme, low: Tensor, high: Tensor, unit: Tensor | None
+) -> Tensor:
     """Return the best shrink factor of each row, float32 [S, 1]."""
     together = max(1, _AT_ONCE.get(rows.device.type, _AT_ONCE_ELSEWHERE) // rows.shape[1])
     best = torch.ones_like(low)
-    parts = (tensor.split(together) for tensor in (rows, low, high, best))
-    for part, bottom, top, chosen in zip(*parts, strict=True):
+    parts = [tensor.split(together) for tensor in (rows, low, high, best)]
+    units = [None] * len(parts[0]) if unit is None else unit.split(together)
+    for part, bottom, top, chosen, step in zip(*parts, units, strict=True):
         least = torch.full_like(bottom, torch.inf, dtype=torch.float64)
         for factor in shrink_factors(scheme):
-            error = _squared_error(part, weight_grid(bottom * factor, top * factor, scheme))
+            grid = weight_grid(bottom * factor, top * factor, scheme, step)
+            error = _squared_error(part, grid)
             chosen.masked_fill_(error < least, factor)
             least = torch.minimum(error, least)
     return best

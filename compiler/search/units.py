@@ -43,10 +43,12 @@ def units(plan: QuantPlan, shapes: Mapping[str, tuple[int, ...]], by: By) -> tup
 def stored_bytes(shape: tuple[int, ...], scheme: WeightScheme) -> int:
     """Return how many bytes weights [..., N, K] take as codes and float16 scales.
 
-    Zero-points take as many bits as codes do.
+    Zero-points take as many bits as codes do; of two levels of scales, that of groups takes a byte.
     """
     matrices, (n, k) = math.prod(shape[:-2]), shape[-2:]
     group = scheme.group_for(k)
+    if scheme.two_level and isinstance(group, int):
+        return matrices * (n * k // 2 + n * k // group + n * _FLOAT_BYTES)
     if isinstance(group, int):
         scales = matrices * n * k // group
     else:

@@ -29,6 +29,9 @@ class Onnx:
     def require_dtype(self, dtype: ir.DataType) -> None:
         """Every dtype has a standard form."""
 
+    def require_graph(self, model: ir.Model, recipe: Recipe) -> None:
+        """Every float graph can be computed, however it is quantized."""
+
     def lower(self, model: ir.Model, context_length: int) -> Lowered:  # noqa: ARG002
         """Give experts the tokens that chose them, and activations unsigned codes.
 

@@ -47,6 +47,9 @@ class OnnxRuntime:
                 "float16, or --target onnx --no-gate for a bfloat16 graph."
             )
 
+    def require_graph(self, model: ir.Model, recipe: Recipe) -> None:
+        """Every float graph can be computed, however it is quantized."""
+
     def lower(self, model: ir.Model, context_length: int) -> Lowered:
         """Rewrite into com.microsoft operators.
 

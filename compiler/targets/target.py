@@ -54,6 +54,13 @@ class Target(Protocol):
         """Raise TargetError if this target has no kernels for `dtype`."""
         ...
 
+    def require_graph(self, model: ir.Model, recipe: Recipe) -> None:
+        """Raise TargetError if this target has no way to compute what the recipe makes of a graph.
+
+        `model` is the float graph; it is asked before anything is searched.
+        """
+        ...
+
     def lower(self, model: ir.Model, context_length: int) -> Lowered:
         """Rewrite the neutral graph in place for this target.
 

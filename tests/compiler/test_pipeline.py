@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from castline.errors import (
 )
 from castline.exporters import trace as tracing
 
-DYNAMIC = load_recipe("w8a8-smoothquant")  # no engine takes scales from values
+DYNAMIC = load_recipe("w8a8-smoothquant")  # plugins alone take scales from values
 FORMS = list(itertools.product((4, 8), (32, 64, 128, "per-channel"), ("true", "false")))
 
 
@@ -162,7 +163,10 @@ def test_an_output_that_exists_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "tensorrt-rtx", "recipe": DYNAMIC}, "takes them at run time"),
+        (
+            {"target": "tensorrt-rtx", "recipe": DYNAMIC, "plugins": "never"},
+            "takes them at run time",
+        ),
         ({"target": "tensor"}, "There is no target 'tensor'"),
     ],
 )
@@ -291,6 +295,23 @@ def test_every_scheme_compiles(
     graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
     found = [node for node in graph.node if node.op_type == operator]
     assert len(found) == 2 * {"onnx": 7, "onnxruntime": 5}[target]
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime"])
+def test_groups_of_two_levels_are_summed_in_integers(
+    source: str, evaluation_text: str, tmp_path: Path, target: str, compiled: Any, wide: Any
+) -> None:
+    section = "{bits: 4, group_size: 32, symmetric: true, two_level: true}"
+    changed = (f"weights={section}", "algorithm=round-to-nearest")
+    recipe = load_recipe("w8a8-smoothquant", (*wide, *changed))
+    options = {"gate": True, "evaluation_text": evaluation_text, "threads": 1}
+    outcome = compiled(source, tmp_path / "out", recipe, target=target, **options)
+    assert outcome.language is not None
+    assert outcome.language.kl_divergence < 0.05
+    graph = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph
+    counts = Counter(node.op_type for node in graph.node)
+    operator = {"onnx": "LinearW4A8Groups", "onnxruntime": "MatMulIntegerToFloat"}[target]
+    assert counts[operator] == 2 * 7
 
 
 @pytest.mark.parametrize("target", ["onnx", "onnxruntime"])

@@ -16,6 +16,7 @@ from castline.compiler.targets.tensorrt_rtx.child import Job, Outcome
 from castline.compiler.targets.tensorrt_rtx.environment import builder_environment, require_builder
 from castline.compiler.targets.tensorrt_rtx.hand_over import hand_over
 from castline.compiler.targets.tensorrt_rtx.profile import Profile, Shapes, model_shapes
+from castline.compiler.targets.tensorrt_rtx.reading import plugin_nodes
 from castline.compiler.targets.tensorrt_rtx.refusals import grouped, refusals, remarks
 from castline.compiler.targets.tensorrt_rtx.supervise import (
     builder_errors,
@@ -38,9 +39,10 @@ CHILD = (sys.executable, "-P", "-m", "castline.compiler.targets.tensorrt_rtx.chi
 class EngineFacts:
     """What was built, and what it took.
 
-    `layers` counts the layers of TensorRT's network by type before fusion; `profiles` has the
-    shapes of every input, one mapping for each phase; `remarks` name nodes that built, but perhaps
-    not as well as expected, unless `weights` proves the contrary.
+    `layers` counts the layers of TensorRT's network by type before fusion, `plugin_layers` those
+    that plugins compute, by op: nothing fuses with them, so the engine has as many; `profiles` has
+    the shapes of every input, one mapping for each phase; `remarks` name nodes that built, but
+    perhaps not as well as expected, unless `weights` proves the contrary.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class EngineFacts:
     compute_capabilities: tuple[str, ...]  # empty: TensorRT-RTX's default set
     profiles: tuple[Mapping[str, Shapes], ...]
     layers: Mapping[str, int]
+    plugin_layers: Mapping[str, int]
     weights: WeightJudgement
     remarks: tuple[str, ...]
     log: Path
@@ -67,6 +70,7 @@ def build_engine(
     *,
     profile: Profile,
     compute_capabilities: tuple[str, ...] = (),
+    plugins: Path | None = None,
     log: Path | None = None,
     progress: Progress,
 ) -> EngineFacts:
@@ -75,7 +79,8 @@ def build_engine(
     What the builder says goes to `log` (None: a file named after the engine, beside it).
 
     `compute_capabilities` are the GPUs it will run on, such as "8.9"; none means TensorRT-RTX's
-    default, which is 8.0, 8.6, 8.9, 12.0 and later.
+    default, which is 8.0, 8.6, 8.9, 12.0 and later. `plugins` is the library that computes nodes of
+    Castline's ops; a model without such needs none.
 
     Raises:
         TargetError: TensorRT-RTX is missing, is known to refuse the graph, or refused it, or
@@ -88,8 +93,10 @@ def build_engine(
     with _scratch(engine) as scratch, _written(engine) as unfinished:
         handed = hand_over(model, scratch)
         _refuse(handed, model)
+        nodes = plugin_nodes(handed)
+        assert plugins is not None or not nodes, "the caller found the library that the graph needs"
         job = scratch / "job.json"
-        _write_job(job, handed, unfinished, profiles, compute_capabilities)
+        _write_job(job, handed, unfinished, profiles, compute_capabilities, plugins, nodes)
         started = time.perf_counter()
         with progress.stage("Building the TensorRT-RTX engine"):  # it cannot tell how far it is
             outcome = _run_child(job, builder_environment(scratch), log, model)
@@ -105,6 +112,7 @@ def build_engine(
         compute_capabilities=compute_capabilities,
         profiles=profiles,
         layers=outcome.layers,
+        plugin_layers=outcome.plugin_layers,
         weights=weights,
         remarks=() if weights.kept else grouped(remarks(model)),
         log=log,
@@ -124,6 +132,8 @@ def _write_job(
     engine: Path,
     profiles: tuple[dict[str, Shapes], ...],
     compute_capabilities: tuple[str, ...],
+    plugins: Path | None,
+    nodes: dict[str, str],
 ) -> None:
     fields = Job(
         model=str(model.absolute()),
@@ -135,6 +145,8 @@ def _write_job(
         ],
         compute_capabilities=list(compute_capabilities),
         parent=os.getpid(),
+        plugin_library="" if plugins is None else str(plugins.absolute()),
+        plugin_nodes=nodes,
     )
     job.write_text(json.dumps(asdict(fields)))
 

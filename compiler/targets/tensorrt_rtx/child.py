@@ -17,7 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from castline.errors import TargetError
+from castline.plugins.library import register
+
 PR_SET_PDEATHSIG = 1
+PLUGIN_LAYER = "PLUGIN_V3"
+NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Job:
     profiles: list[dict[str, list[list[int]]]]  # input name -> its min, opt and max shape
     compute_capabilities: list[str]
     parent: int
+    plugin_library: str = ""  # loaded before the model is parsed, where it has plugin nodes
+    plugin_nodes: dict[str, str] = field(default_factory=dict)  # their names -> their ops
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,15 @@ class Outcome:
     version: str = ""
     peak_memory: int = 0  # bytes
     layers: dict[str, int] = field(default_factory=dict)
+    plugin_layers: dict[str, int] = field(default_factory=dict)  # op -> layers of the network
 
 
 class UnknownCapabilityError(Exception):
     """A compute capability that this TensorRT cannot build for."""
+
+
+class PluginLayersError(Exception):
+    """The parser put something else than a plugin in the place of a plugin's node."""
 
 
 def main() -> None:
@@ -69,6 +81,8 @@ def _outcome(job: Job) -> Outcome:
         return build(job)
     except UnknownCapabilityError as error:
         return Outcome(declined=str(error))
+    except (PluginLayersError, TargetError) as error:
+        return Outcome(failed=str(error))
     except PolygraphyException as error:
         return Outcome(failed=str(error))
     except OSError as error:
@@ -80,6 +94,8 @@ def build(job: Job) -> Outcome:
 
     Raises:
         UnknownCapabilityError: the job names a compute capability that is not known.
+        TargetError: the plugin library cannot be loaded.
+        PluginLayersError: a plugin's node did not become a plugin layer.
         PolygraphyException: the parser or the builder refused the model; the reasons are logged.
         OSError: the engine cannot be written.
     """
@@ -107,10 +123,20 @@ def build(job: Job) -> Outcome:
     for profile, phase in zip(profiles, job.profiles, strict=True):
         for name, shapes in phase.items():
             profile.add(name, *map(tuple, shapes))
-    network = NetworkFromOnnxPath(job.model, strongly_typed=True)()
+    flags = []
+    if job.plugin_nodes:
+        register(Path(job.plugin_library), trt)
+        flags.append(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+    network = NetworkFromOnnxPath(job.model, flags=flags, strongly_typed=True)()
+    of_plugins = plugin_layers(network[1], job.plugin_nodes)
     config = PostprocessConfig(CreateConfig(profiles=profiles), set_capabilities)
     Path(job.engine).write_bytes(EngineBytesFromNetwork(network, config)())
-    return Outcome(version=trt.__version__, peak_memory=peak_memory(), layers=_layers(network[1]))
+    return Outcome(
+        version=trt.__version__,
+        peak_memory=peak_memory(),
+        layers=_layers(network[1]),
+        plugin_layers=of_plugins,
+    )
 
 
 def _capabilities(trt: Any, wanted: list[str]) -> list[Any]:
@@ -131,6 +157,23 @@ def _capabilities(trt: Any, wanted: list[str]) -> list[Any]:
 def _layers(network: Any) -> dict[str, int]:
     kinds = (network.get_layer(index).type.name for index in range(network.num_layers))
     return dict(sorted(Counter(kinds).items()))
+
+
+def plugin_layers(network: Any, nodes: dict[str, str]) -> dict[str, int]:
+    """Return how many layers of the network each op has; raise where a node is no such layer.
+
+    The parser gives a layer the name of its node, and takes the body of a node without a word
+    where it does not find the plugin.
+    """
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    names = {layer.name for layer in layers if layer.type.name == PLUGIN_LAYER}
+    missing = [f"{name} ({op})" for name, op in nodes.items() if name not in names]
+    if missing:
+        raise PluginLayersError(
+            f"{len(missing)} of {len(nodes)} nodes did not become plugin layers: "
+            f"{', '.join(missing[:NAMES_SHOWN])}"
+        )
+    return dict(sorted(Counter(nodes.values()).items()))
 
 
 def peak_memory() -> int:

@@ -10,6 +10,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, InlinePass
 
 from castline.compiler.targets.tensorrt_rtx.reading import external_files, read_proto
+from castline.plugins.catalogue import PLUGINS
+from castline.plugins.op import DOMAIN
 
 # TensorRT's ONNX parser reads this attribute into IAttention::setDecomposable. It is no part of the
 # ONNX operator, so it is written into TensorRT's own copy only.
@@ -19,9 +21,10 @@ DECOMPOSABLE = "TRT_decomposable"
 def hand_over(model: Path, folder: Path) -> Path:
     """Return the file for TensorRT: `model` itself, or a copy in `folder` where edits are due.
 
-    Nodes of Castline's ops become what they are made of: TensorRT's parser gives the nodes of a
-    function's body one name each time, and refuses a second DequantizeLinear of the same name. What
-    several of them compute alike, as the sums of what they read, is computed once.
+    Nodes of Castline's ops that no plugin computes become what they are made of: TensorRT's parser
+    gives the nodes of a function's body one name each time, and refuses a second DequantizeLinear
+    of the same name. What several of them compute alike, as the sums of what they read, is computed
+    once. Those of plugins keep their bodies, in whose place the parser puts the plugin.
 
     Every Attention node gets the integer attribute TRT_decomposable = 1: without it the build ends
     where no dedicated kernel exists, which is so in float32, at head sizes below 16 and above 256,
@@ -51,12 +54,16 @@ def hand_over(model: Path, folder: Path) -> Path:
 
 
 def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    if not proto.functions:
+    if all(_is_plugin(function) for function in proto.functions):
         return proto
     model = ir.from_proto(proto)
-    InlinePass()(model)
+    InlinePass(lambda function: not _is_plugin(function))(model)
     CommonSubexpressionEliminationPass()(model)
     return ir.to_proto(model)
+
+
+def _is_plugin(function: onnx.FunctionProto | ir.Function) -> bool:
+    return any((function.domain, function.name) == (DOMAIN, op.name) for op in PLUGINS)
 
 
 def _is_marked(node: gs.Node) -> bool:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from castline.errors import TargetError
+from castline.plugins.catalogue import PACKED_LINEARS, PLUGINS
 from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 from castline.plugins.op import DOMAIN
 
@@ -74,10 +75,36 @@ def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def low_bit_codes(node: ir.Node) -> ir.Value | None:
-    """Return the codes that a node turns into weights, or multiplies by; None for another node."""
+    """Return the codes that a node turns into weights, or multiplies by; None for another node.
+
+    Those of plugins are packed, and of their own.
+    """
     if node.op_type == "DequantizeLinear" and node.domain == "":
         return node.inputs[0]
     return node.inputs[1] if LINEAR_W4A16.is_op_of(node) else None
+
+
+def packed_weight(node: ir.Node) -> ir.Value | None:
+    """Return the packed bytes that the node of a plugin multiplies by; None for another node."""
+    for op in PACKED_LINEARS:
+        if op.is_op_of(node):
+            return node.inputs[op.inputs.index("packed")]
+    return None
+
+
+def plugin_nodes(model: Path) -> dict[str, str]:
+    """Return the op of every node of a saved model that a plugin computes, by the node's name.
+
+    Raises:
+        TargetError: as `read_proto`.
+    """
+    graph = ir.from_proto(read_proto(model)).graph
+    return {node_name(node): node.op_type for node in graph if is_plugin(node)}
+
+
+def is_plugin(node: ir.Node) -> bool:
+    """Return whether a plugin computes the node."""
+    return any(op.is_op_of(node) for op in PLUGINS)
 
 
 def node_name(node: ir.Node) -> str:

@@ -11,13 +11,13 @@ import onnx_ir as ir
 from castline.compiler.targets.tensorrt_rtx.hand_over import DECOMPOSABLE
 from castline.compiler.targets.tensorrt_rtx.reading import (
     all_nodes,
+    is_plugin,
     low_bit_codes,
     node_name,
     read_graph,
 )
 from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 from castline.plugins.op import DOMAIN
-from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 NATIVE_INT4_BLOCKS = (32, 64, 128)
 NAMES_SHOWN = 8
@@ -102,14 +102,11 @@ def _contrib_operator(node: ir.Node, model: ir.Model) -> str | None:
 def _our_operator(node: ir.Node, model: ir.Model) -> str | None:  # noqa: ARG001 - a Rule
     if node.domain != DOMAIN or LINEAR_W4A16.is_op_of(node):  # the parser takes its body
         return None
-    if REASSEMBLE_CHANNELS.is_op_of(node):
-        return (
-            "channels taken apart and put together at run time need a plugin that Castline does "
-            "not have yet; use a recipe without reassembly"
-        )
+    if is_plugin(node):
+        return None
     return (
-        "activations quantized at run time need a plugin that Castline does not have yet; use "
-        "static scales or weight-only"
+        "no plugin computes it; activations are quantized at run time by token alone, and products "
+        "of codes have packed weights"
     )
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from castline.compiler.targets.tensorrt_rtx.reading import all_nodes, low_bit_codes, read_graph
+from castline.compiler.targets.tensorrt_rtx.reading import (
+    all_nodes,
+    low_bit_codes,
+    packed_weight,
+    read_graph,
+)
 
 KEPT_SHARE = 0.5
 # What comes with the weights (kernels, descriptions): 0.2 MB for a matrix, 52 MB for 30 layers.
@@ -40,7 +45,8 @@ class WeightJudgement:
 def weight_bytes(model: Path) -> WeightBytes:
     """Return the bytes of the initializers of `model`, weights unread.
 
-    Expanded, a weight that is dequantized has the width of what its node puts out.
+    Expanded, a weight that is dequantized, or packed for a plugin, has the width of what its node
+    puts out.
 
     Raises:
         TargetError: the file or its weight file is missing, or is not ONNX.
@@ -53,11 +59,15 @@ def weight_bytes(model: Path) -> WeightBytes:
     }
     expanded = dict(stored)
     for node in all_nodes(graph_model):
-        weight = low_bit_codes(node)
+        packed = packed_weight(node)
+        weight = low_bit_codes(node) if packed is None else packed
         if weight is None or weight.name not in stored or weight.const_value is None:
             continue
+        size = weight.const_value.size
+        if packed is not None:
+            size = node.attributes.get_int("k", 0) * node.attributes.get_int("n", 0)
         result = node.outputs[0].dtype or ir.DataType.FLOAT16
-        expanded[weight.name] = int(weight.const_value.size * result.itemsize)
+        expanded[weight.name] = int(size * result.itemsize)
     return WeightBytes(stored=sum(stored.values()), expanded=sum(expanded.values()))
 
 

@@ -9,8 +9,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 
+from castline.compiler.targets.catalogue import target_named
+from castline.compiler.targets.tensorrt_rtx.lowering import lower_for_plugins
+from castline.compiler.targets.tensorrt_rtx.plugin_library import PluginUse
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.readers.stored import StoredActivations, StoredMatrix, StoredScheme
 from castline.exporters.readers.tensors import TensorSpec
@@ -155,3 +159,17 @@ def stored_in(tiny: Callable[[str], Any]) -> Callable[..., Checkpoint]:
         return made[way]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def lower() -> Callable[[ir.Model, str], None]:
+    """Return what lowers a graph for a target; "plugins" is tensorrt-rtx, which else has none."""
+
+    def lowered(model: ir.Model, target: str) -> None:
+        if target == "plugins":
+            lower_for_plugins(model)
+        else:
+            plugins: PluginUse = "never" if target == "tensorrt-rtx" else "auto"
+            target_named(target, plugins).lower(model, 512)
+
+    return lowered

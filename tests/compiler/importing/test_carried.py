@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,31 +17,39 @@ from castline.compiler.importing.placing import place_codes
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.quant.sqnr import sqnr_db
-from castline.compiler.targets.catalogue import target_named
 from castline.errors import TargetError
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.export import export
 from castline.exporters.readers.stored import StoredMatrix, StoredScheme
 
 StoredIn = Callable[[str], Checkpoint]
+Lower = Callable[[ir.Model, str], None]
+TARGETS = ["onnx", "onnxruntime", "tensorrt-rtx", "plugins"]
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 
 
-def counted(checkpoint: Checkpoint, target: str, dtype: ir.DataType = ir.DataType.FLOAT) -> Carried:
+def counted(
+    checkpoint: Checkpoint, lower: Lower, target: str, dtype: ir.DataType = ir.DataType.FLOAT
+) -> Carried:
     model = export(checkpoint, dtype).model
     stored = imported(checkpoint)
     place_codes(model, stored)
-    target_named(target).lower(model, 512)
+    lower(model, target)
     return carried_codes(model, checkpoint, stored.given, transformed=True)
 
 
-@pytest.mark.parametrize("target", ["onnx", "onnxruntime", "tensorrt-rtx"])
-@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT, ir.DataType.FLOAT16])
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [
+        *itertools.product(TARGETS[:-1], [ir.DataType.FLOAT, ir.DataType.FLOAT16]),
+        ("plugins", ir.DataType.FLOAT16),
+    ],
+)
 @pytest.mark.parametrize("way", ["zero-points", "offsets", "input scale", "int8", "float8 static"])
 def test_codes_as_stored_are_all_carried(
-    stored_in: StoredIn, way: str, dtype: ir.DataType, target: str
+    stored_in: StoredIn, lower: Lower, way: str, dtype: ir.DataType, target: str
 ) -> None:
-    carried = counted(stored_in(way), target, dtype)
+    carried = counted(stored_in(way), lower, target, dtype)
     assert carried.exact, carried.linears
     assert carried.codes == 2 * 128 * (2 * 128 + 2 * 64 + 3 * 192) + 160 * 128
     assert carried.sqnr_db == np.inf
@@ -71,12 +80,13 @@ def stored_otherwise(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     return replace(checkpoint, codes=OneMatrix(QUERY, checkpoint.quantized[QUERY], matrix, {}))
 
 
-@pytest.mark.parametrize("target", ["onnx", "onnxruntime", "tensorrt-rtx"])
-def test_a_code_that_is_another_is_counted(stored_in: StoredIn, target: str) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_code_that_is_another_is_counted(stored_in: StoredIn, lower: Lower, target: str) -> None:
     checkpoint = stored_in("zero-points")
-    model = export(checkpoint).model
+    dtype = ir.DataType.FLOAT16 if target == "plugins" else ir.DataType.FLOAT
+    model = export(checkpoint, dtype).model
     place_codes(model, imported(checkpoint))
-    target_named(target).lower(model, 512)
+    lower(model, target)
     stored = checkpoint.matrix(QUERY)
     codes = stored.codes.copy()
     codes[3, 5] ^= 1
@@ -91,25 +101,26 @@ def test_a_code_that_is_another_is_counted(stored_in: StoredIn, target: str) -> 
 
 def test_a_scale_that_the_graphs_type_rounds_is_counted_for_all_its_codes(
     stored_in: StoredIn,
+    lower: Lower,
 ) -> None:
     checkpoint = stored_in("int8")
     scales = checkpoint.matrix(QUERY).scales.astype(np.float32)
     scales[7] *= np.float32(1 + 2**-13)  # between two float16 numbers
     wide = stored_otherwise(checkpoint, scales=scales)
     codes = np.count_nonzero(checkpoint.matrix(QUERY).codes[7])
-    carried = counted(wide, "onnx", ir.DataType.FLOAT16)
+    carried = counted(wide, lower, "onnx", ir.DataType.FLOAT16)
     assert (carried.changed, carried.rounded) == (0, codes)
     assert 60 < carried.sqnr_db < 200
-    assert counted(wide, "onnx").exact
+    assert counted(wide, lower, "onnx").exact
 
 
-def test_a_scale_beyond_the_graphs_type_is_refused(stored_in: StoredIn) -> None:
+def test_a_scale_beyond_the_graphs_type_is_refused(stored_in: StoredIn, lower: Lower) -> None:
     checkpoint = stored_in("int8")
     scales = checkpoint.matrix(QUERY).scales.astype(np.float32)
     scales[0] = 1e5
     huge = stored_otherwise(checkpoint, scales=scales)
     with pytest.raises(TargetError, match=f"{QUERY}: its stored scales are beyond the largest"):
-        counted(huge, "onnx", ir.DataType.FLOAT16)
+        counted(huge, lower, "onnx", ir.DataType.FLOAT16)
 
 
 @pytest.mark.parametrize("way", ["zero-points", "act-order", "input scale"])

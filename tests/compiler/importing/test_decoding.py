@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from castline.compiler.importing.decoding import weights_of, weights_of_packed
+from castline.compiler.importing.decoding import weights_of, weights_of_packed, weights_of_plugin
 from castline.compiler.quant.packing import packed_codes, packed_zero_points
+from castline.plugins.packing import pack, pack_scales
 
 RANDOM = np.random.default_rng(0)
 
@@ -43,4 +44,34 @@ def test_packed_codes_are_those_that_were_packed(bits: int, groups: int) -> None
     np.testing.assert_array_equal(
         weights_of_packed(packed, flat, None, bits),
         weights_of(codes, scales, np.full_like(zeros, most // 2)),
+    )
+
+
+@pytest.mark.parametrize("beside", ["zero_points", "offsets"])
+def test_groups_of_plugins_are_those_that_were_packed(beside: str) -> None:
+    codes = RANDOM.integers(-8, 8, (64, 5)).astype(np.int8)
+    scales = RANDOM.uniform(0.1, 1, (2, 5)).astype(np.float32)
+    shifts = {
+        "zero_points": RANDOM.integers(-8, 8, (2, 5)).astype(np.int8),
+        "offsets": RANDOM.standard_normal((2, 5)).astype(np.float32),
+    }
+    parts = {
+        "packed": pack(codes.T, 4),
+        "scales": pack_scales(scales.T),
+        beside: pack_scales(shifts[beside].T),
+    }
+    np.testing.assert_array_equal(
+        weights_of_plugin(5, 64, parts), weights_of(codes, scales, **{beside: shifts[beside]})
+    )
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_channels_of_plugins_are_those_that_were_packed(bits: int) -> None:
+    codes = RANDOM.integers(-(1 << bits - 1), 1 << bits - 1, (48, 20)).astype(np.int8)
+    scale, zero = RANDOM.uniform(0.1, 1, 20), RANDOM.integers(-8, 8, 20).astype(np.int8)
+    parts = {"packed": pack(codes.T, bits), "weight_scale": scale}
+    np.testing.assert_array_equal(weights_of_plugin(20, 48, parts), weights_of(codes, scale))
+    np.testing.assert_array_equal(
+        weights_of_plugin(20, 48, parts | {"weight_zero_point": zero}),
+        weights_of(codes, scale, zero),
     )

@@ -41,12 +41,13 @@ def reassembled(
     op: PluginOp, form: str, outputs: str = "", scale_type: type = np.float32, **parts: np.ndarray
 ) -> ir.Model:
     """Return y, reassembled from what `op` makes of codes; its weights are initializers."""
-    four = "weight_zero_point" in op.inputs
-    code_type = ml_dtypes.int4 if four else np.int8
+    zeros, grouped = ("weight_zero_point" in op.inputs), ("group_scale" in op.inputs)
+    code_type = ml_dtypes.int4 if zeros or grouped else np.int8
     arrays: dict[str, np.ndarray] = {
         "weight_codes": RANDOM.integers(-7, 8, (K, N)).astype(code_type),
         "weight_scale": RANDOM.uniform(0.01, 0.1, N).astype(scale_type),
-        **({"weight_zero_point": RANDOM.integers(-3, 4, N).astype(code_type)} if four else {}),
+        **({"weight_zero_point": RANDOM.integers(-3, 4, N).astype(code_type)} if zeros else {}),
+        **({"group_scale": RANDOM.integers(1, 17, (2, N)).astype(np.int8)} if grouped else {}),
         **MAP,
         **parts,
     }
@@ -55,7 +56,8 @@ def reassembled(
         f"{ir.DataType.from_numpy(array.dtype).name.lower()}{list(array.shape)} {name}"
         for name, array in arrays.items()
     )
-    linear = f"{op.name} (codes, scale_of_x, {', '.join(op.inputs[2:])})"
+    attributes = f"<block_size = {K // 2}>" if grouped else ""
+    linear = f"{op.name} {attributes} (codes, scale_of_x, {', '.join(op.inputs[2:])})"
     model = ir.from_onnx_text(f"""
         <ir_version: 11, opset_import: ["" : 23, "{DOMAIN}" : 1]>
         linear (int8[B, {K}] codes, float[B, 1] scale_of_x, int8[B, 1] zero_point,

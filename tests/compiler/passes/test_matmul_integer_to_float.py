@@ -139,6 +139,28 @@ def test_weights_of_four_bits_stay_so_in_the_file_and_are_widened_once(
     assert sorted(t.data_type for t in held if len(t.dims) == 2) == [onnx.TensorProto.INT8] * 2
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("kind", [*DYNAMIC, ZEROS_OF_TOKENS, "per tensor with a zero-point"])
+def test_groups_of_two_levels_become_bytes_at_loading(
+    written: Write, kind: str, dtype: type, tmp_path: Path
+) -> None:
+    scheme = WeightScheme(4, 16, True, two_level=True)
+    neutral = run(written(two_linears(kind, scheme, dtype)))
+    model = two_linears(kind, scheme, dtype)
+    MatMulIntegerToFloat()(model)
+    counts = operators(model)
+    assert (counts["MatMulIntegerToFloat"], counts["MatMul"]) == (2, 0)
+    assert not [op for op in counts if op.startswith("LinearW4")]
+    path, file = written(model), tmp_path / "optimized.onnx"
+    tolerance = 2e-6 if dtype is np.float32 else 2e-3
+    for found, wanted in zip(run(path), neutral, strict=True):
+        assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+    assert optimized_operators(path, file)["MatMulIntegerToFloat"] == 2
+    held = onnx.load(file).graph.initializer
+    matrices = [tensor.data_type for tensor in held if len(tensor.dims) > 1]
+    assert matrices == [onnx.TensorProto.INT8] * 2, "the weights, and nothing of their groups"
+
+
 @pytest.mark.parametrize("kind", ["static", "static with a zero-point"])
 def test_unsigned_codes_make_the_same_static_products(written: Write, kind: str) -> None:
     neutral = run(written(two_linears(kind)))

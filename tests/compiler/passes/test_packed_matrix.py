@@ -95,3 +95,11 @@ def test_says_why_not() -> None:
     assert packed_matrix(graph, node) == reason
     graph, node = model_of(CODES.astype(np.int32), SCALES[0], None, {"axis": 1})
     assert packed_matrix(graph, node) == "its codes are not stored integers of 4 or 8 bits"
+
+
+def test_scales_of_two_levels_are_not_repacked() -> None:
+    integers = RANDOM.integers(1, 17, (2, N), dtype=np.int8)
+    _, scales = model_of(integers, SCALES[0], None, {"axis": 1})
+    graph, node = model_of(CODES, SCALES, None, {"axis": 0, "block_size": 32})
+    node.replace_input_with(1, scales.outputs[0])
+    assert packed_matrix(graph, node) == "its scales are integers times a scale per channel"

@@ -18,6 +18,7 @@ from castline.compiler.passes.quantize_activations import (
 from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.quant.scheme import ActivationScheme, QuantParameters, WeightScheme
 from castline.plugins.four_bit_product import linear_w4, linear_w4_asymmetric
+from castline.plugins.linear_w4a8.op import linear_w4a8_groups, linear_w4a8_groups_asymmetric
 from castline.plugins.linear_w8a8.op import linear_w8a8, linear_w8a8_asymmetric
 from castline.plugins.quantize_per_tensor.op import (
     quantize_per_tensor,
@@ -32,6 +33,7 @@ Write = Callable[[ir.Model], Path]
 K, N = 64, 24
 NAMES = ("layer.q.weight", "layer.k.weight")
 OF_WEIGHTS = ("quantized", "scale", "zero_point")
+OF_GROUPS = ("quantized", "group_scale", "scale")
 PER_CHANNEL = WeightScheme(8, "per-channel", True)
 STATIC = ActivationScheme(8, "per-tensor", dynamic=False)
 PER_TOKEN = ActivationScheme(8, "per-token", dynamic=True)
@@ -148,6 +150,29 @@ def test_weights_of_four_bits_multiply_as_they_are_stored(
         of_weights = [stored(model, f"{name}_{part}") for part in OF_WEIGHTS]
         assert of_weights[2].any() == weight_zeros
         assert of_weights[0].dtype == of_weights[2].dtype
+        np.testing.assert_array_equal(found, linear(*parts, *of_weights), strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("granularity", ["per-token", "per-tensor"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "zero-points"])
+def test_groups_with_scales_of_two_levels_multiply_in_integers(
+    written: Write, symmetric: bool, granularity: str, bits: int, dtype: type
+) -> None:
+    model = two_linears(dtype, WeightScheme(4, 32, True, two_level=True))
+    scheme = ActivationScheme(bits, granularity, dynamic=True, symmetric=symmetric)  # type: ignore[arg-type]
+    done = quantized(model, scheme)
+    assert (done.names, done.in_float, done.left) == ([*NAMES], {}, {})
+    counts = operators(model)
+    op = f"LinearW4A8Groups{'' if symmetric else 'Asymmetric'}"
+    assert (counts[op], counts["DequantizeLinear"], counts["MatMul"]) == (2, 0, 0)
+    x = tokens(dtype)
+    parts = REFERENCES[granularity, symmetric](x, bits)
+    linear = linear_w4a8_groups if symmetric else linear_w4a8_groups_asymmetric
+    for found, name in zip(run(written(model), x), NAMES, strict=True):
+        of_weights = [stored(model, f"{name}_{part}") for part in OF_GROUPS]
+        assert len(np.unique(of_weights[1])) > 4
         np.testing.assert_array_equal(found, linear(*parts, *of_weights), strict=True)
 
 

@@ -114,6 +114,28 @@ def test_codes_have_the_type_that_the_scheme_asks_for(
     assert [part.name for part in parts if part is not None] == names[: len(expected)]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize(("k", "groups"), [(128, 2), (96, 3), (100, None)])
+def test_scales_of_two_levels_are_dequantized_themselves(
+    written: Write, k: int, groups: int | None, dtype: type
+) -> None:
+    scheme = WeightScheme(4, 64, True, two_level=True)
+    model = linear(k, dtype=dtype)
+    weights = model.graph.initializers["weight"].const_value.numpy()  # type: ignore[union-attr]
+    QuantizeWeights(scheme)(model)
+    stored = model.graph.initializers
+    operators = Counter(node.op_type for node in model.graph)
+    assert operators == {"DequantizeLinear": 1 if groups is None else 2, "MatMul": 1}
+    assert stored["weight_scale"].shape == (6,), "k without a group has one scale a channel anyway"
+    if groups is not None:
+        assert stored["weight_group_scale"].dtype == ir.DataType.INT8
+        assert stored["weight_group_scale"].shape == (groups, 6)
+    rounded = dequantize(quantize(weights, scheme, dtype))
+    # The products of integers, scales and codes are exact in float16, too.
+    result = run(written(model), x=np.eye(k, dtype=dtype))
+    np.testing.assert_array_equal(result, rounded.astype(dtype), strict=True)
+
+
 def test_a_weight_that_another_node_reads_stays_for_it(written: Write) -> None:
     model = linear(64, transposed=True)
     weights = model.graph.initializers["weight"].const_value.numpy()  # type: ignore[union-attr]

@@ -7,7 +7,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from castline.compiler.passes.weight_codes import block_of, code_type, promised_codes
+from castline.compiler.passes.weight_codes import (
+    block_of,
+    code_type,
+    promised_codes,
+    promised_levels,
+)
 from castline.compiler.quant.given import GivenCodes
 from castline.compiler.quant.round_to_nearest import QuantizedMatrix
 from castline.compiler.quant.scheme import GroupSize, WeightScheme
@@ -83,3 +88,20 @@ def test_codes_of_fewer_bits_are_stored_in_four_or_eight() -> None:
     assert code_type(WeightScheme(5, 32, False)) == ir.DataType.UINT8
     assert block_of(32, 96) == 32
     assert block_of("per-channel", 96) == 96
+
+
+@pytest.mark.parametrize(
+    "dtype", [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16], ids=str
+)
+def test_of_two_levels_integers_and_scales_of_channels_are_stored(dtype: ir.DataType) -> None:
+    codes = np.zeros(SIZES, np.int8)
+    scales = np.array([[16, 0.9375, 1], [5, 0.625, 16]], np.float32)
+    scheme = WeightScheme(4, 32, True, two_level=True)
+    parts = promised_levels(
+        "w", SIZES, GivenCodes(scheme, lambda: (QuantizedMatrix(codes, scales, None),)), dtype
+    )
+    assert [part.name for part in parts] == ["w_quantized", "w_group_scale", "w_scale"]
+    assert [part.dtype for part in parts] == [ir.DataType.INT4, ir.DataType.INT8, dtype]
+    integers, scale = (part.const_value.numpy() for part in parts[1:] if part.const_value)
+    np.testing.assert_array_equal(integers, [[16, 15, 1], [5, 10, 16]])
+    np.testing.assert_array_equal(scale.astype(float), [1, 0.0625, 1])

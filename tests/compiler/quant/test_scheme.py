@@ -112,3 +112,22 @@ def test_reads_as_words() -> None:
         8, "per-tensor", dynamic=False, symmetric=False, range=RangeMethod("mse")
     )
     assert str(static) == "INT8, per tensor, static, zero-points, range by mse"
+
+
+@pytest.mark.parametrize(("bits", "symmetric"), [(3, True), (8, True), (4, False)])
+def test_two_levels_are_for_four_bits_without_zero_points(bits: int, symmetric: bool) -> None:
+    with pytest.raises(ValueError, match="expected bits 4 and symmetric true"):
+        WeightScheme(bits, 128, symmetric, two_level=True)
+
+
+@pytest.mark.parametrize("group", ["per-channel", "per-tensor"])
+def test_two_levels_are_for_groups(group: GroupSize) -> None:
+    with pytest.raises(ValueError, match=f"group_size {group}; expected 16, 32, 64 or 128"):
+        WeightScheme(4, group, True, two_level=True)
+
+
+def test_a_matrix_without_groups_has_scales_of_one_level() -> None:
+    two_level = WeightScheme(4, 128, True, two_level=True)
+    assert [two_level.in_two_levels(k) for k in (256, 576, 100)] == [True, True, False]
+    assert not WeightScheme(4, 128, True).in_two_levels(256)
+    assert str(two_level) == "INT4, group 128, two levels, symmetric"

@@ -16,6 +16,8 @@ from castline.compiler.recipes.smoothing import Smoothing
 def test_sections_say_what_schemes_say() -> None:
     weights = QuantizedWeights(bits=6, group_size="per-tensor", symmetric=True, range="mse")
     assert weights.scheme == WeightScheme(6, "per-tensor", True, RangeMethod("mse"))
+    groups = QuantizedWeights(bits=4, group_size=64, symmetric=True, two_level=True)
+    assert groups.scheme == WeightScheme(4, 64, True, two_level=True)
     activations = QuantizedActivations(
         bits=8,
         granularity="per-tensor",

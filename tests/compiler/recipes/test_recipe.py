@@ -119,6 +119,20 @@ def test_codes_are_searched_for_all_but_rounding_to_nearest_and_scales(
             "correction does not know scaling.explicit; set it to false",
         ),
         (
+            {"weights": INT4 | {"two_level": True}},
+            "expected a section of activations with scales dyn",
+        ),
+        (
+            {
+                "weights": INT4 | {"two_level": True},
+                "activations": PER_TOKEN | {"granularity": "per-tensor", "scales": "static"},
+            },
+            "whose scales are taken at run time",
+        ),
+        ({"head": INT4 | {"two_level": True}}, "expected two_level false in them"),
+        ({"embedding": INT4 | {"two_level": True}}, "expected two_level false in them"),
+        ({"weights": INT4 | {"two_level": True, "bits": 8}}, "expected bits 4 and symmetric true"),
+        (
             {"attention": {"bits": 8}, "kv_cache": {"granularity": "per-tensor"}},
             "attention and kv_cache both say how keys and values are quantized",
         ),
@@ -167,3 +181,11 @@ def test_presets_of_qllm_have_the_papers_grids_and_options(
     assert recipe.reassembly == Reassembly()
     assert recipe.correction == Correction()
     assert recipe.needs_calibration
+
+
+def test_the_preset_of_groups_differs_from_others_of_smoothquant_in_its_weights() -> None:
+    recipe = load_recipe("w4a8-smoothquant-groups")
+    assert recipe.weights_scheme == WeightScheme(4, 128, True, two_level=True)
+    other = load_recipe("w8a8-smoothquant")
+    assert recipe.activations_scheme == other.activations_scheme
+    assert recipe.smoothing == other.smoothing

@@ -5,6 +5,7 @@ import numpy as np
 import onnx_ir as ir
 
 from castline.compiler.report.weights import StoredTensor, quantized_form, stored_tensors
+from castline.plugins.packing import pack, pack_scales
 
 
 def initializer(name: str, array: np.ndarray) -> ir.Value:
@@ -66,6 +67,12 @@ def test_offsets_that_a_product_of_their_own_adds_are_no_weights_of_the_model() 
     offsets = initializer("layers.0.mlp.up_proj.weight_offset", np.zeros((2, 8), np.float32))
     found = by_name(graph([ir.node("MatMul", [activation("sums"), offsets])], [offsets]))
     assert (found[offsets.name].parameters, found[offsets.name].is_weight) == (0, True)
+
+
+def test_integer_scales_of_groups_are_no_weights_of_the_model() -> None:
+    scales = initializer("layers.0.mlp.up_proj.weight_group_scale", np.ones((2, 8), np.int8))
+    found = by_name(graph([ir.node("Cast", [scales], {"to": ir.DataType.INT32})], [scales]))
+    assert (found[scales.name].parameters, found[scales.name].is_weight) == (0, True)
 
 
 def matmul_nbits() -> tuple[ir.Node, list[ir.Value]]:
@@ -157,3 +164,35 @@ def test_a_weight_without_a_name_is_known_by_the_modules_of_its_node() -> None:
     node = ir.node("MatMul", [activation("x"), weight])
     node.metadata_props["pkg.torch.onnx.name_scopes"] = "['', 'model.layers.0.mlp', 'linear']"
     assert by_name(graph([node], [weight]))["val_73"].kind == "mlp"
+
+
+def test_packed_weights_of_plugins_stand_for_k_times_n_whatever_their_padding() -> None:
+    k, n = 96, 20
+    parts = {
+        "packed": pack(np.zeros((n, k), np.int8), 4),
+        "scales": pack_scales(np.ones((n, 3), np.float16)),
+        "zero_points": pack_scales(np.zeros((n, 3), np.int8)),
+        "bias": np.ones(n, np.float16),
+    }
+    values = [initializer(f"mlp.up_proj.{name}", array) for name, array in parts.items()]
+    attributes = {"k": k, "n": n, "block_size": 32, "layout_version": 1}
+    node = ir.node("PackedLinearW4A16", [activation("x"), *values], attributes, domain="castline")
+    found = by_name(graph([node], values))
+    codes = found["mlp.up_proj.packed"]
+    assert (codes.parameters, codes.dtype) == (k * n, "int8 packing 4 bits")
+    assert [found[f"mlp.up_proj.{name}"].parameters for name in list(parts)[1:]] == [0, 0, n]
+    assert quantized_form(node) == "4 bits, groups of 32, with zero-points"
+
+
+def test_packed_bytes_are_told_from_packed_halves() -> None:
+    values = [
+        initializer("packed", pack(np.zeros((20, 96), np.int8), 8)),
+        initializer("weight_scale", np.ones(20, np.float16)),
+        initializer("castline.no_bias_float16_20", np.zeros(20, np.float16)),
+    ]
+    read = [activation("codes"), activation("scale"), *values]
+    attributes = {"k": 96, "n": 20, "layout_version": 1}
+    node = ir.node("PackedLinearW8A8", read, attributes, domain="castline")
+    found = by_name(graph([node], values))
+    assert [tensor.parameters for tensor in found.values()] == [96 * 20, 0, 0]
+    assert quantized_form(node) == "8 bits, no groups, without zero-points"

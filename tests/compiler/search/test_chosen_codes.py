@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from castline.compiler.quant.round_to_nearest import dequantize, quantize
+from castline.compiler.quant.two_level import levels
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.search import chosen_codes, clipping
 from castline.compiler.search.chosen_codes import ChosenCodes, choose_codes
@@ -26,6 +27,13 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def moments() -> torch.Tensor:
     x = normal(300, K, seed=2) @ (normal(K, K, seed=3) / K**0.5 + torch.eye(K))
     return x.T @ x
+
+
+TWO_LEVELS = {
+    "algorithm": "round-to-nearest",
+    "weights": {"bits": 4, "group_size": 32, "symmetric": True, "two_level": True},
+    "activations": {"bits": 8, "granularity": "per-token", "scales": "dynamic"},
+}
 
 
 def recipe(bits: int = 4, group: object = 32, symmetric: bool = False, **fields: Any) -> Recipe:
@@ -83,6 +91,17 @@ def test_scales_are_numbers_of_float16() -> None:
     """Those of weights that are not tiny: float16 has fewer bits below 2**-14."""
     found = chosen(recipe(**COMPENSATED), second=moments()).matrix.scales
     np.testing.assert_array_equal(found, found.astype(np.float16).astype(np.float32))
+
+
+def test_scales_of_two_levels_are_those_that_the_graph_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = chosen(recipe(**COMPENSATED, **TWO_LEVELS), second=moments())
+    integers, unit = levels(found.matrix.scales)
+    assert len(np.unique(integers)) > 4
+    np.testing.assert_array_equal(integers * unit, found.matrix.scales)
+    np.testing.assert_array_equal(dequantize(found.matrix), found.weight.numpy().T)
+    monkeypatch.setattr(chosen_codes, "_WEIGHTS_AT_ONCE", 5 * K)
+    apart = chosen(recipe(**COMPENSATED, **TWO_LEVELS), second=moments())
+    torch.testing.assert_close(apart.weight, found.weight)
 
 
 def test_what_nothing_reached_is_rounded_to_nearest() -> None:

@@ -11,7 +11,7 @@ from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.scaling import Clipping
 from castline.compiler.search import clipping
 from castline.compiler.search.clipping import clipped_grid, diagonal_blocks, group_errors
-from castline.compiler.search.fake_grids import FakeGrid, ends, weight_grid
+from castline.compiler.search.fake_grids import FakeGrid, channel_unit, ends, weight_grid
 
 SCHEMES = [WeightScheme(bits, 16, symmetric) for bits in (3, 4) for symmetric in (True, False)]
 N, G, GROUP = 10, 3, 16
@@ -74,9 +74,9 @@ def test_so_many_ranges_are_tried(
 ) -> None:
     reached = []
 
-    def counted(low: torch.Tensor, high: torch.Tensor, scheme: WeightScheme) -> FakeGrid:
+    def counted(low: torch.Tensor, high: torch.Tensor, *of_groups: Any) -> FakeGrid:
         reached.append(float(torch.maximum(high, -low)[0, 0]))
-        return weight_grid(low, high, scheme)
+        return weight_grid(low, high, *of_groups)
 
     monkeypatch.setattr(clipping, "weight_grid", counted)
     groups = weights()
@@ -116,3 +116,18 @@ def test_errors_by_hand() -> None:
     apart = torch.tensor([[[1.0, 2.0], [0.5, 0.0]]])
     blocks = torch.tensor([[[1.0, 0.0], [0.0, 3.0]], [[4.0, 1.0], [1.0, 9.0]]])
     assert group_errors(apart, blocks).tolist() == [[1 + 4 * 3, 0.25 * 4]]
+
+
+def test_ranges_of_two_levels_are_tried_as_they_are_stored() -> None:
+    x, groups = read(), weights()
+    scheme = WeightScheme(4, 16, symmetric=True, two_level=True)
+    unit = channel_unit(groups, scheme)
+    assert unit is not None
+    grid, least = clipped_grid(groups, x.T @ x, scheme, Clipping())
+    whole_numbers = grid.scale / unit
+    torch.testing.assert_close(whole_numbers, whole_numbers.round().clamp(1, 16), rtol=0, atol=0)
+    found = errors(x, groups, grid.rounded(groups))
+    torch.testing.assert_close(least, found, rtol=1e-3, atol=1e-4)
+    before = errors(x, groups, weight_grid(*ends(groups), scheme, unit).rounded(groups))
+    assert (found <= before * (1 + 1e-5)).all()
+    assert (found < before * 0.95).any()

@@ -7,7 +7,7 @@ import torch
 
 from castline.compiler.quant.scheme import GroupSize, WeightScheme
 from castline.compiler.search.compensation import compensated
-from castline.compiler.search.fake_grids import FakeGrid, ends, weight_grid
+from castline.compiler.search.fake_grids import FakeGrid, channel_unit, ends, weight_grid
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -135,3 +135,19 @@ def test_what_is_handed_in_stays_as_it_is() -> None:
     compensated(groups, second, grid)
     for before, after in zip(kept, (groups, second, grid.scale), strict=True):
         assert torch.equal(before, after)
+
+
+def test_scales_of_two_levels_stay_whole_numbers_of_their_units() -> None:
+    x, groups = correlated(200, 96), normal(12, 3, 32, seed=5)
+    scheme = WeightScheme(4, 32, symmetric=True, two_level=True)
+    unit = channel_unit(groups, scheme)
+    assert unit is not None
+    grid = weight_grid(*ends(groups), scheme, unit)
+    fitted, steps = compensated(groups, x.T @ x, grid)
+    whole_numbers = fitted.scale / unit
+    torch.testing.assert_close(whole_numbers, whole_numbers.round().clamp(1, 16), rtol=0, atol=0)
+    assert (fitted.scale != grid.scale).any(), "they follow their codes"
+    nearest = squared_error(x, groups, grid.rounded(groups))
+    once = compensated(groups, x.T @ x, grid, sweeps=1)
+    after = [squared_error(x, groups, s * g.scale) for g, s in (once, (fitted, steps))]
+    assert nearest > after[0] > after[1]

@@ -107,6 +107,8 @@ def test_quantizing_activations_alone_saves_nothing() -> None:
         (WeightScheme(6, "per-channel", symmetric=True), 2 * 64 * 32 + 2 * 64 * 2),
         (WeightScheme(3, 16, symmetric=True), 2 * 64 * 32 // 2 + 2 * 64 * 2 * 2),
         (WeightScheme(4, 16, symmetric=False), 2 * 64 * 32 // 2 + 2 * 64 * 2 * 5 // 2),
+        (WeightScheme(4, 16, True, two_level=True), 2 * (64 * 32 // 2 + 64 * 2 + 64 * 2)),
+        (WeightScheme(4, 64, True, two_level=True), 2 * (64 * 32 // 2 + 64 + 64 * 2)),
     ],
 )
 def test_stored_bytes_of_a_stack_of_two_matrices(scheme: WeightScheme, expected: int) -> None:

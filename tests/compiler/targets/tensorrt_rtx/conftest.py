@@ -12,7 +12,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from castline.compiler.targets.write import write_model
 from castline.plugins.linear_w4a16.op import LINEAR_W4A16
+from castline.plugins.linear_w4a16.packed import PACKED_LINEAR_W4A16
+from castline.plugins.packing import pack, pack_scales
 
 Value = tuple[str, int, list[int | str]]
 SaveGraph = Callable[..., Path]
@@ -192,5 +195,38 @@ def save_offsets(save_graph: SaveGraph) -> Callable[..., Path]:
         LINEAR_W4A16.define_in(model)
         ir.save(model, path)
         return path
+
+    return save
+
+
+@pytest.fixture
+def save_packed(tmp_path: Path) -> Callable[..., Path]:
+    """Save a product by INT4 codes in the packed layout of plugins, [64, 48] in groups of 32."""
+
+    def save(k: int = 64, n: int = 48, block: int = 32) -> Path:
+        random = np.random.default_rng(0)
+        parts = {
+            "packed": pack(random.integers(-8, 8, (n, k)), 4),
+            "scales": pack_scales(random.uniform(0.5, 1, (n, k // block)).astype(np.float16)),
+            "zero_points": pack_scales(random.integers(-8, 8, (n, k // block)).astype(np.int8)),
+            "bias": np.zeros(n, np.float16),
+        }
+        model = ir.from_onnx_text(f"""
+            <ir_version: 10, opset_import: ["" : 23, "castline" : 1]>
+            g (float16[batch, sequence, {k}] inputs_embeds) => (float16[batch, sequence, {n}] y)
+            {{ y = castline.PackedLinearW4A16
+                   <k = {k}, n = {n}, block_size = {block}, layout_version = 1>
+                   (inputs_embeds, {", ".join(f"proj_{name}" for name in parts)}) }}
+        """)
+        model.graph[0].name = "proj"
+        PACKED_LINEAR_W4A16.define_in(model)
+        for value, array in zip(model.graph[0].inputs[1:], parts.values(), strict=True):
+            assert value is not None
+            value.const_value = ir.Tensor(array, name=value.name)
+            value.shape, value.dtype = value.const_value.shape, value.const_value.dtype
+            model.graph.initializers.add(value)
+        folder = tmp_path / "packed"
+        folder.mkdir()
+        return write_model(model, folder)
 
     return save

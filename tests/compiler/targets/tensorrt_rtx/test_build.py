@@ -17,6 +17,7 @@ from castline.compiler.targets.tensorrt_rtx import build
 from castline.compiler.targets.tensorrt_rtx.build import EngineFacts, build_engine
 from castline.compiler.targets.tensorrt_rtx.profile import Profile, Range
 from castline.errors import OutputError, TargetError
+from castline.plugins.library import find_library
 from castline.progress import SilentProgress
 
 SaveLinear = Callable[..., Path]
@@ -305,3 +306,20 @@ def test_an_error_of_the_builder_has_its_reason(save_linear: SaveLinear, tmp_pat
         build_small(model, tmp_path / "model.engine", "7.5")
     assert not (tmp_path / "model.engine").exists()
     assert "int4" in (tmp_path / "model.engine.build.log").read_text()
+
+
+@pytest.mark.tensorrt
+def test_packed_codes_become_a_layer_of_a_plugin(
+    save_packed: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = save_packed()
+    facts = build_engine(
+        model,
+        tmp_path / "model.engine",
+        profile=SMALL,
+        plugins=find_library().path,
+        progress=SilentProgress(),
+    )
+    assert facts.plugin_layers == {"PackedLinearW4A16": 1}
+    assert facts.layers["PLUGIN_V3"] == 1
+    assert "MATRIX_MULTIPLY" not in facts.layers

@@ -18,9 +18,12 @@ from castline.compiler.targets.tensorrt_rtx import child
 from castline.compiler.targets.tensorrt_rtx.child import (
     Job,
     Outcome,
+    PluginLayersError,
     UnknownCapabilityError,
     peak_memory,
+    plugin_layers,
 )
+from castline.errors import TargetError
 
 Main = Callable[[Callable[[Job], Outcome]], dict[str, Any]]
 
@@ -63,6 +66,8 @@ def test_the_facts_of_an_engine_are_the_outcome(main: Main) -> None:
     ("error", "kind"),
     [
         (PolygraphyException("could not parse"), "failed"),
+        (PluginLayersError("1 of 2 nodes did not become plugin layers"), "failed"),
+        (TargetError("the plugin library cannot be loaded"), "failed"),
         (UnknownCapabilityError("9.9 is unknown"), "declined"),
         (OSError(28, "No space left on device"), "unwritable"),
     ],
@@ -83,6 +88,26 @@ def test_an_unknown_capability_is_named_with_the_known_ones(
     job = Job("m", "e", "o", [], ["8.9", "3.5"], 1)
     with pytest.raises(UnknownCapabilityError, match=r"3\.5 is unknown.*builds for 8\.9, 12\.0"):
         child.build(job)
+
+
+def network(*layers: tuple[str, str]) -> SimpleNamespace:
+    """Return what stands for a network of layers, each a name and a type."""
+    made = [SimpleNamespace(name=name, type=SimpleNamespace(name=kind)) for name, kind in layers]
+    return SimpleNamespace(num_layers=len(made), get_layer=made.__getitem__)
+
+
+def test_layers_of_plugins_are_counted_by_op() -> None:
+    parsed = network(("up", "PLUGIN_V3"), ("up.weight", "CONSTANT"), ("down", "PLUGIN_V3"))
+    nodes = {"up": "PackedLinearW8A8", "down": "PackedLinearW8A8"}
+    assert plugin_layers(parsed, nodes) == {"PackedLinearW8A8": 2}
+    assert plugin_layers(parsed, {}) == {}
+
+
+def test_a_node_that_became_its_body_is_named() -> None:
+    parsed = network(("up", "PLUGIN_V3"), ("down", "MATRIX_MULTIPLY"))
+    nodes = {"up": "PackedLinearW8A8", "down": "PackedLinearW4A8"}
+    with pytest.raises(PluginLayersError, match=r"^1 of 2 nodes .*: down \(PackedLinearW4A8\)$"):
+        plugin_layers(parsed, nodes)
 
 
 def test_a_child_whose_parent_is_gone_ends_at_once() -> None:

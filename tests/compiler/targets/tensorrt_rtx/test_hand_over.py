@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
@@ -99,6 +100,40 @@ def test_int4_references_survive_the_copy(
     onnx.save(both, model)
     tensors = {tensor.name: tensor for tensor in graph_of(hand_over(model, folder)).initializer}
     assert tensors["proj.weight"] == weights[0]
+
+
+def test_plugins_keep_their_bodies(save_packed: Callable[..., Path], folder: Path) -> None:
+    model = save_packed()
+    assert hand_over(model, folder) == model
+
+
+def test_plugins_keep_their_bodies_beside_ops_that_lose_them(
+    save_packed: Callable[..., Path], save_offsets: Callable[..., Path], folder: Path
+) -> None:
+    packed, both = ir.load(save_packed()), ir.load(save_offsets())
+    node, x = packed.graph[0], both.graph.inputs[0]
+    packed.graph.outputs.clear()
+    packed.graph.remove(node)
+    for value in node.inputs[1:]:
+        assert value is not None
+        assert value.const_value is not None
+        packed.graph.initializers.pop(str(value.name))
+        value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
+        both.graph.initializers.add(value)
+    node.replace_input_with(0, x)
+    both.graph.append(node)
+    both.graph.outputs.append(node.outputs[0])
+    node.outputs[0].name = "packed_y"
+    both.functions.update(packed.functions)
+    both.opset_imports.update(packed.opset_imports)
+    path = folder.parent / "model" / "model.onnx"
+    ir.save(both, path)
+    copy = onnx.load(hand_over(path, folder), load_external_data=False)
+    assert [function.name for function in copy.functions] == ["PackedLinearW4A16"]
+    operators = Counter(node.op_type for node in copy.graph.node)
+    assert (operators["PackedLinearW4A16"], operators["LinearW4A16"]) == (1, 0)
+    attributes = next(n for n in copy.graph.node if n.op_type == "PackedLinearW4A16").attribute
+    assert {a.name: a.i for a in attributes}["block_size"] == 32
 
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])

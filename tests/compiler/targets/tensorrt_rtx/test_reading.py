@@ -13,6 +13,7 @@ from castline.compiler.targets.tensorrt_rtx.reading import (
     all_nodes,
     external_files,
     node_name,
+    plugin_nodes,
     read_graph,
     read_proto,
 )
@@ -63,3 +64,10 @@ def test_nodes_of_subgraphs_are_found(save_graph: Callable[..., Path]) -> None:
     )  # fmt: skip
     names = [node_name(node) for node in all_nodes(read_graph(model))]
     assert names == ["the node that computes y", "inside", "inside"]
+
+
+def test_nodes_of_plugins_are_found_by_name(
+    save_packed: Callable[..., Path], save_offsets: Callable[..., Path]
+) -> None:
+    assert plugin_nodes(save_packed()) == {"proj": "PackedLinearW4A16"}
+    assert plugin_nodes(save_offsets()) == {}, "their bodies are taken"

@@ -27,6 +27,7 @@ from castline.compiler.targets.tensorrt_rtx.target import TensorRTRTX
 from castline.compiler.targets.tensorrt_rtx.weights import WeightBytes, WeightJudgement
 from castline.compiler.targets.write import write_model
 from castline.errors import OutputError, TargetError
+from castline.plugins.library import Library
 from castline.progress import SilentProgress
 
 CONTEXT = 64
@@ -49,20 +50,68 @@ def test_refuses_zero_points_wherever_they_are() -> None:
         "w4a16-rtn", (f"weights={zero_points}", f"head={zero_points}", "embedding=keep")
     )
     with pytest.raises(
-        TargetError, match=r"takes zero-points in 4-bit .* in weights, head\."
+        TargetError, match=r"takes zero-points in 4-bit .*has them in weights, head\."
     ) as raised:
         TensorRTRTX().require(recipe)
     assert "--set weights.symmetric=true --set head.symmetric=true" in str(raised.value)
 
 
-@pytest.mark.parametrize("recipe", ["float", "w4a16-rtn-sym", "w8a16-rtn", "w4a16-rtn"])
-def test_takes_what_it_computes_when_it_is_installed(
-    monkeypatch: pytest.MonkeyPatch, recipe: str
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Have a plugin library; return what it was asked for, and whether there is another way."""
+    asked: list[tuple[str, bool]] = []
+    path = tmp_path / "cache" / "libcastline_plugins.so"
+    path.parent.mkdir()
+    path.write_bytes(b"a library")
+
+    def required(what: str, *, native: bool = False) -> Library:
+        asked.append((what, native))
+        return Library(path, "5ab1e", 1, ("80",), (), "50", "10.14", "0.1")
+
+    monkeypatch.setattr(module, "required_library", required)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("recipe", "needs"),
+    [
+        ("float", []),
+        ("w4a16-rtn-sym", []),
+        ("w8a16-rtn", []),
+        ("w4a16-rtn", [("zero-points in weights", True)]),
+        ("w8a8-smoothquant", [("activation scales taken at run time", False)]),
+    ],
+)
+def test_takes_what_it_computes_when_all_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+    library: list[tuple[str, bool]],
+    recipe: str,
+    needs: list[tuple[str, bool]],
 ) -> None:
     asked = []
     monkeypatch.setattr(module, "require_builder", lambda: asked.append(recipe))
     TensorRTRTX().require(load_recipe(recipe, ()))
-    assert asked == [recipe]
+    assert (asked, library) == ([recipe], needs)
+
+
+def test_without_plugins_no_library_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, library: list[tuple[str, bool]]
+) -> None:
+    monkeypatch.setattr(module, "require_builder", lambda: None)
+    TensorRTRTX(plugins="never").require(load_recipe("w4a16-rtn", ()))
+    assert library == []
+    with pytest.raises(TargetError, match="Leave --plugins never out"):
+        TensorRTRTX(plugins="never").require(load_recipe("w8a8-smoothquant", ()))
+
+
+def test_linears_that_plugins_do_not_compute_are_refused_before_a_search(
+    sample: Callable[[str], Any],
+) -> None:
+    recipe, graph = load_recipe("w4a16-rtn", ()), sample("llama").graph()
+    with pytest.raises(TargetError, match=r"(?s)use --dtype float16.*use --plugins never"):
+        TensorRTRTX().require_graph(graph, recipe)
+    TensorRTRTX(plugins="never").require_graph(graph, recipe)
+    TensorRTRTX().require_graph(sample("llama").graph(ir.DataType.FLOAT16), recipe)
 
 
 def test_takes_every_dtype() -> None:
@@ -78,12 +127,46 @@ def test_leaves_the_neutral_graph_as_it_is() -> None:
     assert [node.op_type for node in model.graph] == ["Neg"]
 
 
-def test_zero_points_of_products_become_offsets(tiny: Callable[[str], Any]) -> None:
-    model = tiny("llama").model()
+def test_zero_points_of_products_become_plugins_or_offsets(
+    sample: Callable[[str], Any], library: list[tuple[str, bool]]
+) -> None:
+    for target, op, asked in (
+        (TensorRTRTX(), "PackedLinearW4A16", [("21 PackedLinearW4A16", False)]),
+        (TensorRTRTX(plugins="never"), "LinearW4A16", []),
+    ):
+        model = sample("llama").graph(ir.DataType.FLOAT16)
+        QuantizeWeights(WeightScheme(4, 32, symmetric=False))(model)
+        library.clear()
+        target.lower(model, 512)
+        assert Counter(node.op_type for node in model.graph)[op] == 21
+        assert library == asked
+
+
+@pytest.mark.usefixtures("library")
+def test_the_library_of_plugins_travels_with_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+    sample: Callable[[str], Any],
+    tmp_path: Path,
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def build(_model: Path, engine: Path, **options: Any) -> EngineFacts:
+        asked.update(options)
+        return replace(facts(engine), plugin_layers={"PackedLinearW4A16": 21})
+
+    model = sample("llama").graph(ir.DataType.FLOAT16)
     QuantizeWeights(WeightScheme(4, 32, symmetric=False))(model)
-    (note,) = TensorRTRTX().lower(model, 512).notes
-    assert note == "zero-points of 14 products added as offsets, which changes no weight"
-    assert Counter(node.op_type for node in model.graph)["LinearW4A16"] == 14
+    TensorRTRTX().lower(model, CONTEXT)
+    write_model(model, tmp_path)
+    monkeypatch.setattr(module, "build_engine", build)
+    built = TensorRTRTX().build(tmp_path, CONTEXT, SilentProgress())
+    assert asked["plugins"] == tmp_path / "plugins" / "libcastline_plugins.so"
+    assert asked["plugins"].read_bytes() == b"a library"
+    plugins = built.facts["plugins"]
+    assert isinstance(plugins, dict)
+    assert plugins["sha256"] == "5ab1e"
+    assert plugins["layers"] == {"PackedLinearW4A16": 21}
+    assert built.notes[2].startswith("engine: plugins compute 21 PackedLinearW4A16; their library")
 
 
 def facts(engine: Path) -> EngineFacts:
@@ -96,6 +179,7 @@ def facts(engine: Path) -> EngineFacts:
         compute_capabilities=("8.9",),
         profiles=(),
         layers={},
+        plugin_layers={},
         weights=WeightJudgement(True, 80_000_000, WeightBytes(stored=80, expanded=300), "by size"),
         remarks=("one node may be slow",),
         log=engine.with_suffix(".log"),

@@ -4,41 +4,58 @@ from __future__ import annotations
 
 import itertools
 
-import onnx_ir as ir
 import pytest
 
 from castline.compiler.recipes.load import load_recipe
-from castline.compiler.targets.tensorrt_rtx.unsupported import unsupported, unsupported_products
+from castline.compiler.targets.tensorrt_rtx.unsupported import unsupported
 
 ZERO_POINTS = "{bits: 8, group_size: per-channel, symmetric: false}"
+NATIVE = ["float", "w4a16-rtn", "w4a16-rtn-sym", "w8a16-rtn", "w8a8-smoothquant-static"]
+OF_PLUGINS = ["w8a8-smoothquant", "w8a8-smoothquant-o1", "w4a8-qllm", "w4a4-qllm", "w6a6-qllm"]
 
 
-@pytest.mark.parametrize(
-    "recipe", ["float", "w4a16-rtn", "w4a16-rtn-sym", "w8a16-rtn", "w8a8-smoothquant-static"]
-)
-def test_weights_of_four_bits_and_static_scales_are_supported(recipe: str) -> None:
-    assert unsupported(load_recipe(recipe, ())) == ()
+@pytest.mark.parametrize("plugins", [True, False])
+@pytest.mark.parametrize("recipe", NATIVE)
+def test_weights_of_four_bits_and_static_scales_are_supported(recipe: str, plugins: bool) -> None:
+    assert unsupported(load_recipe(recipe, ()), plugins=plugins) == ()
 
 
-@pytest.mark.parametrize(
-    ("recipe", "granularity"),
-    [
-        ("w8a8-smoothquant", "per token"),
-        ("w8a8-smoothquant-o1", "per token"),
-        ("w8a8-smoothquant-o2", "per tensor"),
-    ],
-)
-def test_activation_scales_of_run_time_are_not(recipe: str, granularity: str) -> None:
-    (sentence,) = unsupported(load_recipe(recipe, ()))
-    assert f"recipe {recipe!r} takes them at run time (INT8, {granularity}, dynamic" in sentence
-    assert "Use w8a8-smoothquant-static (static, per tensor), or --set" in sentence
+@pytest.mark.parametrize("recipe", OF_PLUGINS)
+def test_activation_scales_of_run_time_take_plugins(recipe: str) -> None:
+    loaded = load_recipe(recipe, ())
+    assert unsupported(loaded, plugins=True) == ()
+    refused = unsupported(loaded, plugins=False)
+    assert len(refused) == 1 + (loaded.reassembly is not None)
+    assert f"recipe {recipe!r} takes them at run time (INT" in refused[0]
+    assert "Leave --plugins never out, or use w8a8-smoothquant-static" in refused[0]
 
 
-def test_what_it_says_to_set_is_supported() -> None:
-    (sentence,) = unsupported(load_recipe("w8a8-smoothquant", ()))
+def test_one_scale_of_run_time_for_all_is_not_supported() -> None:
+    recipe = load_recipe("w8a8-smoothquant-o2", ())
+    (sentence,) = unsupported(recipe, plugins=True)
+    assert "takes one for all (INT8, per tensor, dynamic" in sentence
+    assert supported_as_it_says("w8a8-smoothquant-o2", sentence.rpartition(", or")[0], True)
+    (sentence,) = unsupported(recipe, plugins=False)
+    assert "Without plugins (--plugins never)" in sentence
+
+
+def test_integer_scales_of_groups_are_not_supported() -> None:
+    recipe = "w4a8-smoothquant-groups"
+    (sentence,) = unsupported(load_recipe(recipe, ()), plugins=True)
+    assert "(INT4, group 128, two levels, symmetric)" in sentence
+    assert supported_as_it_says(recipe, sentence.rpartition(", or")[0], True)
+
+
+def test_what_it_says_to_set_is_supported_without_plugins() -> None:
+    (sentence,) = unsupported(load_recipe("w8a8-smoothquant", ()), plugins=False)
+    assert supported_as_it_says("w8a8-smoothquant", sentence, False)
+
+
+def supported_as_it_says(recipe: str, sentence: str, plugins: bool) -> bool:
     words = sentence.removesuffix(".").split()
     settings = [word for before, word in itertools.pairwise(words) if before == "--set"]
-    assert unsupported(load_recipe("w8a8-smoothquant", settings)) == ()
+    assert settings
+    return unsupported(load_recipe(recipe, settings), plugins=plugins) == ()
 
 
 def test_zero_points_are_not_wherever_they_are() -> None:
@@ -46,51 +63,47 @@ def test_zero_points_are_not_wherever_they_are() -> None:
         "w8a8-smoothquant-static",
         (f"weights={ZERO_POINTS}", "activations.symmetric=false", f"head={ZERO_POINTS}"),
     )
-    (sentence,) = unsupported(recipe)
+    (sentence,) = unsupported(recipe, plugins=True)
     assert (
         "has them in weights, activations, head. Use w8a8-smoothquant-static, or --set" in sentence
     )
     assert "--set activations.symmetric=true" in sentence
 
 
+def test_zero_points_of_activations_are_where_scales_are_of_run_time() -> None:
+    recipe = load_recipe("w8a8-smoothquant", ("activations.symmetric=false",))
+    assert unsupported(recipe, plugins=True) == ()
+    eight = load_recipe("w8a8-smoothquant", (f"weights={ZERO_POINTS}",))
+    (sentence,) = unsupported(eight, plugins=True)
+    assert "has them in weights. Use w8a8-smoothquant, or --set weights.symmetric=true." in sentence
+
+
 def test_zero_points_of_four_bits_are_where_a_product_takes_them() -> None:
     four = "{bits: 4, group_size: 32, symmetric: false}"
-    assert unsupported(load_recipe("w4a16-rtn", (f"head={four}",))) == ()
-    (sentence,) = unsupported(load_recipe("w4a16-rtn", (f"embedding={four}",)))
-    assert "zero-points in 4-bit weights of linears alone" in sentence
+    assert unsupported(load_recipe("w4a16-rtn", (f"head={four}",)), plugins=True) == ()
+    (sentence,) = unsupported(load_recipe("w4a16-rtn", (f"embedding={four}",)), plugins=True)
+    assert "zero-points in 4-bit weights of linears and in activations" in sentence
     assert "has them in embedding. Use w4a16-rtn-sym" in sentence
-    (sentence,) = unsupported(load_recipe("w4a16-rtn", (f"embedding={four}", f"head={four}")))
+    tied = load_recipe("w4a16-rtn", (f"embedding={four}", f"head={four}"))
+    (sentence,) = unsupported(tied, plugins=True)
     assert "has them in head, embedding." in sentence
 
 
 def test_everything_is_said_at_once() -> None:
-    recipe = load_recipe("w8a8-smoothquant", ("activations.symmetric=false",))
-    assert len(unsupported(recipe)) == 2
+    recipe = load_recipe("w4a8-qllm", ("attention.bits=4",))
+    assert len(unsupported(recipe, plugins=False)) == 3
 
 
 def test_what_attention_reads_is_not_quantized() -> None:
     recipe = load_recipe("w8a8-smoothquant-static", ("attention.bits=4",))
-    (sentence,) = unsupported(recipe)
+    (sentence,) = unsupported(recipe, plugins=True)
     assert "leaves what attention reads in float" in sentence
     assert "Use --set attention=null" in sentence
 
 
-def test_reassembled_channels_are_not() -> None:
+def test_reassembled_channels_take_plugins() -> None:
     recipe = load_recipe("w8a8-smoothquant-static", ("reassembly={}",))
-    (sentence,) = unsupported(recipe)
+    assert unsupported(recipe, plugins=True) == ()
+    (sentence,) = unsupported(recipe, plugins=False)
     assert "takes channels apart" in sentence
-    assert "Use --set reassembly=null" in sentence
-
-
-@pytest.mark.parametrize("zero_points", ["", "Asymmetric"])
-@pytest.mark.parametrize("op", ["LinearW8A8", "LinearW4A8", "LinearW4A4"])
-def test_products_by_activation_scales_of_run_time_are_not_either(
-    op: str, zero_points: str
-) -> None:
-    graph = "g (int8[4] x) => (int8[4] y)"
-    header = '<ir_version: 10, opset_import: ["" : 23, "castline" : 1]>'
-    product = ir.from_onnx_text(f"{header} {graph} {{ y = castline.{op}{zero_points} (x) }}")
-    (sentence,) = unsupported_products(product)
-    assert "the checkpoint has 1 linears that take them at run time" in sentence
-    assert "--target onnxruntime" in sentence
-    assert unsupported_products(ir.from_onnx_text(f"{header} {graph} {{ y = Neg (x) }}")) == ()
+    assert "use --set reassembly=null" in sentence

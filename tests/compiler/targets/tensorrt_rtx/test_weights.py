@@ -12,6 +12,15 @@ from castline.compiler.targets.tensorrt_rtx.weights import WeightBytes, judge_we
 MIB = 2**20
 
 
+def test_packed_codes_are_counted_as_stored_and_expanded(
+    save_packed: Callable[..., Path],
+) -> None:
+    beside = 2 * 48 * 2 + 2 * 48 + 48 * 2  # scales, zero-points, bias
+    assert weight_bytes(save_packed()) == WeightBytes(
+        stored=64 * 48 // 2 + beside, expanded=64 * 48 * 2 + beside
+    )
+
+
 @pytest.mark.parametrize("external", [False, True])
 def test_int4_weights_are_counted_as_stored_and_expanded(
     save_linear: Callable[..., Path], external: bool

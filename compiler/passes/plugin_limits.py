@@ -1,0 +1,32 @@
+"""Say which linears the kernels of plugins do not multiply, by their sizes and types."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+FLOAT_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+K_MULTIPLE = 16  # activations are loaded 16 bytes at once, from the first of every token
+GROUP_MULTIPLE = 32  # a group ends where a matrix instruction ends
+_RANKS = (2, 3)
+
+
+def misfit(k: int, group: int, float_type: ir.DataType | None) -> str | None:
+    """Return why plugins do not multiply by weights [K, N] in groups along K; None if they do.
+
+    `float_type` is that of the product; `group` is K where a channel has one scale.
+    """
+    if float_type not in FLOAT_TYPES:
+        name = "an unknown type" if float_type is None else float_type.name.lower()
+        return f"it computes in {name}, and plugins in float16 and bfloat16; use --dtype float16"
+    if k % K_MULTIPLE:
+        return f"its input dimension {k} is no multiple of {K_MULTIPLE}"
+    if group % GROUP_MULTIPLE and group < k:
+        return f"its groups of {group} are no multiples of {GROUP_MULTIPLE}"
+    return None
+
+
+def rank_misfit(x: ir.Value) -> str | None:
+    """Return why plugins do not read `x`; None if they do, or its rank is not known."""
+    if x.shape is None or len(x.shape) in _RANKS:
+        return None
+    return f"what it reads has {len(x.shape)} axes, and plugins read {_RANKS[0]} or {_RANKS[1]}"

@@ -1,0 +1,1 @@
+"""Reassemble channels and quantize each token, in one op."""

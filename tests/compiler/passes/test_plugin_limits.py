@@ -1,0 +1,45 @@
+"""What plugins do not multiply is said with the reason."""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+import pytest
+
+from castline.compiler.passes.plugin_limits import misfit, rank_misfit
+
+HALF = ir.DataType.FLOAT16
+
+
+@pytest.mark.parametrize(
+    ("k", "group"), [(64, 32), (576, 64), (48, 48), (4096, 4096), (96, 96), (4096, 128)]
+)
+@pytest.mark.parametrize("dtype", [HALF, ir.DataType.BFLOAT16])
+def test_multiples_of_32_and_whole_channels_fit(k: int, group: int, dtype: ir.DataType) -> None:
+    assert misfit(k, group, dtype) is None
+
+
+@pytest.mark.parametrize(
+    ("k", "group", "dtype", "reason"),
+    [
+        (64, 32, ir.DataType.FLOAT, "it computes in float, .* use --dtype float16"),
+        (64, 32, None, "it computes in an unknown type"),
+        (40, 40, HALF, "its input dimension 40 is no multiple of 16"),
+        (64, 16, HALF, "its groups of 16 are no multiples of 32"),
+    ],
+)
+def test_others_do_not(k: int, group: int, dtype: ir.DataType | None, reason: str) -> None:
+    found = misfit(k, group, dtype)
+    assert found is not None
+    assert re.match(reason, found)
+
+
+def test_values_have_two_or_three_axes() -> None:
+    ranks = {
+        rank: rank_misfit(ir.Value(name="x", shape=ir.Shape([2] * rank))) for rank in range(1, 5)
+    }
+    assert ranks[2] is ranks[3] is None
+    assert ranks[4] == "what it reads has 4 axes, and plugins read 2 or 3"
+    assert ranks[1] is not None
+    assert rank_misfit(ir.Value(name="x")) is None, "TensorRT's parser will tell"
