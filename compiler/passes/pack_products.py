@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from castline.compiler.passes.pack_weight_only import PackedLinears, put_packed
 from castline.compiler.passes.plugin_limits import misfit, rank_misfit
-from castline.compiler.passes.plugin_matrix import integer_matrix
+from castline.compiler.passes.plugin_matrix import grouped_matrix, integer_matrix
 from castline.plugins.catalogue import PACKED
 from castline.plugins.op import PluginOp
 
@@ -21,9 +21,10 @@ _PER_TENSOR = (
 
 @dataclass(frozen=True)
 class PackProducts:
-    """castline.LinearW8A8, W4A8 and W4A4, with zero-points and without, become packed ops.
+    """castline.LinearW8A8, W4A8 and W4A4 become packed ops, W4A8 in groups, too.
 
-    A bias behind one is taken in; one without reads zeros. No weight changes.
+    Activations have zero-points or not. A bias behind one is taken in; one without reads zeros.
+    No weight changes.
     """
 
     def __call__(self, model: ir.Model) -> PackedLinears:
@@ -38,7 +39,8 @@ class PackProducts:
             of_weights = [
                 value for name, value in given.items() if name not in _OF_TOKENS and value
             ]
-            reason = _declined(of_tokens, of_weights)
+            block = node.attributes.get_int("block_size", 0)
+            reason = _declined(of_tokens, of_weights, block)
             if reason is not None:
                 done.declined[str(node.name)] = reason
                 continue
@@ -53,15 +55,20 @@ def _pack(
     of_tokens: list[ir.Value],
     of_weights: list[ir.Value],
 ) -> str:
-    matrix = integer_matrix(model.graph, of_weights, sums="weight_sums" in packed.inputs)
-    return put_packed(model, node, packed, of_tokens, matrix, {})
+    sums = "weight_sums" in packed.inputs
+    block = node.attributes.get_int("block_size", 0)
+    if not block:
+        matrix = integer_matrix(model.graph, of_weights, sums=sums)
+        return put_packed(model, node, packed, of_tokens, matrix, {})
+    matrix = grouped_matrix(model.graph, of_weights, sums=sums)
+    return put_packed(model, node, packed, of_tokens, matrix, {"block_size": block})
 
 
-def _declined(of_tokens: list[ir.Value], of_weights: list[ir.Value]) -> str | None:
+def _declined(of_tokens: list[ir.Value], of_weights: list[ir.Value], block: int) -> str | None:
     codes, scale = of_tokens[:2]
     if scale.shape is not None and len(scale.shape) == 0:
         return _PER_TENSOR
     shape = of_weights[0].shape
     assert shape is not None, "initializers have shapes"
     k = int(shape.numpy()[0])
-    return rank_misfit(codes) or misfit(k, k, of_weights[1].dtype)
+    return rank_misfit(codes) or misfit(k, block or k, of_weights[-1 if block else 1].dtype)

@@ -96,10 +96,9 @@ def put_packed(
     `read` is what it reads beside the weight, at the front.
     """
     op.define_in(model)
-    float_type = matrix.values[1].dtype or ir.DataType.FLOAT16
     bias, last = bias_after(node, matrix.n)
     if bias is None:
-        bias = no_bias(model.graph, matrix.n, float_type)
+        bias = no_bias(model.graph, matrix.n, matrix.float_type)
     writer = NodeWriter(model.graph, str(node.name).rpartition("/")[0], last)
     inputs = [*read, *matrix.values, bias]
     packed = writer.add(op.name, inputs, {**matrix.attributes, **attributes}, DOMAIN)

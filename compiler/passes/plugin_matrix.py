@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from castline.compiler.passes.initializers import add_initializer, shared_constant
+from castline.compiler.passes.plugin_limits import FLOAT_TYPES
 from castline.compiler.passes.promised_matrix import PromisedParts
 from castline.compiler.quant.arrays import Array
 from castline.plugins.packing import LAYOUT_VERSION, STRIP_ROWS, pack, pack_scales, packed_shape
@@ -25,6 +26,12 @@ class PluginMatrix:
     values: tuple[ir.Value, ...]
     k: int
     n: int
+
+    @property
+    def float_type(self) -> ir.DataType:
+        """The type of the scales of its channels, which is that of the product."""
+        types = [value.dtype for value in self.values]
+        return next(kind for kind in types if kind in FLOAT_TYPES)
 
     @property
     def attributes(self) -> dict[str, int]:
@@ -83,10 +90,35 @@ def integer_matrix(graph: ir.Graph, stored: Sequence[ir.Value], *, sums: bool) -
         (scales.dtype or ir.DataType.FLOAT16, (n,)),
         *[(ir.DataType.INT8, (n,)) for _ in zero_points],
     ]
-    names = [*stored]
     if sums:
         forms.append((ir.DataType.INT32, (n,)))
-    return PluginMatrix(_promised(graph, names, compute, forms), k, n)
+    return PluginMatrix(_promised(graph, stored, compute, forms), k, n)
+
+
+def grouped_matrix(graph: ir.Graph, stored: Sequence[ir.Value], *, sums: bool) -> PluginMatrix:
+    """Pack INT4 codes [K, N] with INT8 scales [G, N] of groups and a scale [N] of each channel.
+
+    `sums` adds int32 sums over K of codes times scales of groups.
+    """
+    codes, levels, scales = stored
+    k, n = _sizes(codes)
+    groups = _sizes(levels)[0]
+
+    def compute() -> tuple[Array, ...]:
+        weights, of_groups = signed(_array(codes), codes), _array(levels)
+        parts = [pack(weights.T, 4), pack_scales(of_groups.T), _array(scales)]
+        if sums:
+            by_group = weights.reshape(groups, -1, n).sum(axis=1, dtype=np.int32)
+            parts.append((by_group * of_groups).sum(axis=0, dtype=np.int32))
+        return tuple(parts)
+
+    forms = [
+        (ir.DataType.INT8, packed_shape(n, k, 4)),
+        (ir.DataType.INT8, (packed_shape(n, k, 4)[0], groups, STRIP_ROWS)),
+        (scales.dtype or ir.DataType.FLOAT16, (n,)),
+        *([(ir.DataType.INT32, (n,))] if sums else []),
+    ]
+    return PluginMatrix(_promised(graph, stored, compute, forms), k, n)
 
 
 def no_bias(graph: ir.Graph, n: int, float_type: ir.DataType) -> ir.Value:

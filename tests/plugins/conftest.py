@@ -102,17 +102,21 @@ def output_types(op: PluginOp, inputs: tuple[np.ndarray, ...]) -> list[int]:
 
 
 @pytest.fixture(name="emulated", scope="session")
-def emulated_fixture(request: pytest.FixtureRequest) -> ArrayKernels:
+def emulated_fixture(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ArrayKernels:
     """Return the kernels on the emulator, built where they have changed since the last session.
+
+    Without pytest's cache (`-p no:cacheprovider`) every session builds them.
 
     CASTLINE_EMULATED_LIBRARY in the environment is another build of them, with another sanitizer.
     """
     built = os.environ.get("CASTLINE_EMULATED_LIBRARY")
     if built is not None:
         return ArrayKernels(Kernels(Path(built)))
-    cache = request.config.cache
-    assert cache is not None
-    return ArrayKernels(Kernels(build_emulated(cache.mkdir("emulated-kernels"))))
+    cache: pytest.Cache | None = getattr(request.config, "cache", None)
+    folder = (cache.mkdir if cache else tmp_path_factory.mktemp)("emulated-kernels")
+    return ArrayKernels(Kernels(build_emulated(folder)))
 
 
 @pytest.fixture(params=["first to last", "last to first"])

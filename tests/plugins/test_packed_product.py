@@ -9,11 +9,20 @@ import pytest
 
 from castline.plugins.catalogue import PACKED
 from castline.plugins.linear_w4a4.packed import PACKED_LINEAR_W4A4, PACKED_LINEAR_W4A4_ASYMMETRIC
-from castline.plugins.linear_w4a8.packed import PACKED_LINEAR_W4A8, PACKED_LINEAR_W4A8_ASYMMETRIC
+from castline.plugins.linear_w4a8.packed import (
+    PACKED_LINEAR_W4A8,
+    PACKED_LINEAR_W4A8_ASYMMETRIC,
+    PACKED_LINEAR_W4A8_GROUPS,
+    PACKED_LINEAR_W4A8_GROUPS_ASYMMETRIC,
+)
 from castline.plugins.linear_w8a8.packed import PACKED_LINEAR_W8A8, PACKED_LINEAR_W8A8_ASYMMETRIC
 from castline.plugins.op import PluginOp
-from castline.plugins.packed_product import packed_linear, packed_linear_asymmetric
-from castline.plugins.packing import pack
+from castline.plugins.packed_product import (
+    packed_linear,
+    packed_linear_asymmetric,
+    packed_linear_in_groups,
+)
+from castline.plugins.packing import pack, pack_scales
 
 Run = Callable[..., list[np.ndarray]]
 Product = tuple[PluginOp, list[np.ndarray], np.ndarray]
@@ -82,6 +91,34 @@ def test_the_reference_is_the_product_of_what_the_codes_stand_for(
     given.setdefault("weight_zero_point", np.zeros(33, np.int8))
     reference = packed_linear_asymmetric if asymmetric else packed_linear
     np.testing.assert_array_equal(reference(**given, bits=BITS[kind][0]), wanted, strict=True)
+
+
+@pytest.mark.parametrize("asymmetric", [False, True], ids=["around zero", "with zero-points"])
+@pytest.mark.parametrize(("k", "n", "block"), [(64, 16, 32), (128, 7, 64), (576, 40, 192)])
+def test_groups_are_scaled_as_integers(
+    run_op: Run, k: int, n: int, block: int, asymmetric: bool
+) -> None:
+    x, weights = codes(8, 2, 3, k), codes(4, n, k)
+    levels = RANDOM.integers(1, 17, (n, k // block)).astype(np.int8)
+    weights[0, 0], levels[0, 0] = -8, 16
+    zero = codes(8, 2, 3, 1)
+    scale = RANDOM.uniform(0.001, 0.1, (2, 3, 1)).astype(np.float32)
+    weight_scale, bias = RANDOM.uniform(1e-3, 1e-2, (2, n)).astype(np.float16)
+    steps = weights.astype(np.int64) * levels.repeat(block, axis=1)
+    sums = (x.astype(np.int64) - (zero if asymmetric else 0)) @ steps.T
+    scaled = sums.astype(np.float32) * weight_scale.astype(np.float32) * scale
+    wanted = (scaled + bias.astype(np.float32)).astype(np.float16)
+
+    packed = [pack(weights, 4), pack_scales(levels), weight_scale]
+    of_zero_points = [steps.sum(1).astype(np.int32)] if asymmetric else []
+    inputs = [x, scale, *([zero] if asymmetric else []), *packed, *of_zero_points, bias]
+    op = PACKED_LINEAR_W4A8_GROUPS_ASYMMETRIC if asymmetric else PACKED_LINEAR_W4A8_GROUPS
+    (found,) = run_op(op, *inputs, k=k, n=n, block_size=block, layout_version=1)
+    np.testing.assert_array_equal(found, wanted, strict=True)
+    reference = packed_linear_in_groups(
+        x, scale, *packed, bias, zero_point=zero if asymmetric else None
+    )
+    np.testing.assert_array_equal(reference, wanted, strict=True)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -57,8 +57,8 @@ def _reason(linear: Linear, recipe: Recipe) -> str | None:
     integer = activations is not None and activations.dynamic
     if scheme is not None:
         group = scheme.group_for(linear.k)
-        in_groups = isinstance(group, int)
-        if _has_4_bit_zero_points(scheme) or (integer and not in_groups):
+        in_float_groups = isinstance(group, int) and not scheme.two_level
+        if _has_4_bit_zero_points(scheme) or (integer and not in_float_groups):
             return misfit(linear.k, block_of(group, linear.k), linear.weight.dtype)
     if integer and linear.weight.dtype not in FLOAT_TYPES:
         return _FLOAT32

@@ -19,7 +19,6 @@ def unsupported(recipe: Recipe, *, plugins: bool) -> tuple[str, ...]:
     """
     return (
         *_zero_points(recipe),
-        *_two_levels(recipe),
         *(_per_tensor(recipe) if plugins else _dynamic_activations(recipe)),
         *_attention(recipe),
         *(() if plugins else _reassembly(recipe)),
@@ -45,15 +44,6 @@ def _zero_points(recipe: Recipe) -> Iterator[str]:
             f"activations of run time alone, and recipe {recipe.name!r} has them in "
             f"{', '.join(refused)}. Use {nearest}, or "
             f"{' '.join(f'--set {name}.symmetric=true' for name in refused)}."
-        )
-
-
-def _two_levels(recipe: Recipe) -> Iterator[str]:
-    if recipe.weights is not None and recipe.weights.two_level:
-        yield (
-            "The tensorrt-rtx target has no product of codes with integer scales of groups, and "
-            f"recipe {recipe.name!r} has them ({recipe.weights_scheme}). Use --set "
-            "weights.two_level=false --set weights.group_size=per-channel, or --target onnxruntime."
         )
 
 

@@ -25,6 +25,7 @@ WAYS = [
     ("LinearW8A8", WeightScheme(8, "per-channel", True), 4),
     ("LinearW4A8", WeightScheme(4, "per-channel", True), 8),
     ("LinearW4A8", WeightScheme(4, "per-channel", False), 8),
+    ("LinearW4A8Groups", WeightScheme(4, 32, True, two_level=True), 8),
     ("LinearW4A4", WeightScheme(4, "per-tensor", False), 4),
 ]
 
