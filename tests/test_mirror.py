@@ -34,6 +34,7 @@ OF_NO_FILE = {
     "quantized_folders/test_modelopt_folders.py": "the whole way, on folders by ModelOpt",
     "test_house.py": "promises of the whole repository",
     "test_mirror.py": "promises of the whole repository",
+    "test_sample_engines.py": "the whole way, to engines with plugins",
     "test_sample_encoder.py": "the whole way, on a real encoder",
     "test_sample_gemma.py": "the whole way, on a real model",
     "test_sample_model.py": "the whole way, on a real model",

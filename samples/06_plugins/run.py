@@ -6,10 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+from castline.compiler.package.engine_plugins import load_engine_plugins
 from castline.compiler.pipeline import compile_model
 from castline.compiler.recipes.load import load_recipe
 from castline.errors import CastlineError
-from castline.plugins.library import verify
 
 RECIPES = ("w4a16-awq", "w8a8-smoothquant", "w4a4-qllm")
 SHORT = {  # so that it ends in minutes: fewer samples than the presets take
@@ -30,13 +30,15 @@ def build(model: str, folder: Path, name: str, overrides: list[str]) -> None:
     short = SHORT_QLLM if name.endswith("qllm") else SHORT.get(name, ())
     recipe = load_recipe(name, overrides=[*short, *overrides])
     compiled = compile_model(model, folder, recipe=recipe, target="tensorrt-rtx", threads=2)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    plugins = manifest["plugins"]
-    print(f"{name}: engine of {(folder / manifest['engine']).stat().st_size / 1e6:.0f} MB")
+    import tensorrt_rtx  # noqa: PLC0415 - compile_model says how to install it
+
+    built = json.loads((folder / "manifest.json").read_text())["build"]
+    plugins = built["plugins"]
+    print(f"{name}: engine of {(folder / built['engine']).stat().st_size / 1e6:.0f} MB")
     for op, count in sorted(plugins["layers"].items()):
         print(f"  {count} layers are {op}")
-    library = verify(folder / plugins["library"], plugins["sha256"])
-    print(f"  library {library.path.name}, for compute capabilities of {plugins['architectures']}")
+    library = load_engine_plugins(folder, tensorrt_rtx)  # as who runs the engine must
+    print(f"  registered from {library}, compiled for {', '.join(plugins['architectures'])}")
     if compiled.language is not None:
         figures = compiled.language
         print(
