@@ -36,6 +36,7 @@ from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built
 from castline.compiler.targets.tensorrt_rtx.plugin_library import PluginUse
+from castline.compiler.targets.unpacked import unpacked_bytes
 from castline.compiler.targets.write import MODEL, write_model
 from castline.compiler.to_huggingface import HUGGINGFACE, compile_to_huggingface
 from castline.errors import TargetError
@@ -186,7 +187,7 @@ def compile_model(
         carried = codes.judge(exported.model, float_type, progress)
         if gate:
             require_memory(
-                checkpoint, _stored_bytes(exported.model), available_memory(), _COMPILE_ELSEWHERE
+                checkpoint, unpacked_bytes(exported.model), available_memory(), _COMPILE_ELSEWHERE
             )
         note_context(exported.model, context)
         write_model(exported.model, folder, progress)
@@ -238,12 +239,6 @@ def _require_comparable(float_type: ir.DataType) -> None:
             "which has no bfloat16 kernels on CPUs. Use --dtype float32 or float16, or --no-gate "
             "to publish it unproved."
         )
-
-
-def _stored_bytes(model: ir.Model) -> int:
-    """Return what the weights will take, from their shapes and types alone."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _proved(

@@ -6,17 +6,20 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx_ir as ir
+
 from castline.compiler.check.checkpoint_pair import opened_checkpoints
 from castline.compiler.check.comparison import opened_pair
 from castline.compiler.check.evaluation_text import held_out_text
 from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.provenance import opening_title, recorded_source, require_recorded
-from castline.compiler.package.companions import model_bytes
 from castline.compiler.package.manifest import read_manifest
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.recipes.thresholds import Thresholds
 from castline.compiler.report.outcome import CheckOutcome
 from castline.compiler.report.record import read_report
+from castline.compiler.targets.unpacked import unpacked_bytes
+from castline.compiler.targets.write import MODEL
 from castline.compiler.to_huggingface import HUGGINGFACE
 from castline.exporters.checkpoint import open_checkpoint
 from castline.progress import Progress, SilentProgress
@@ -50,7 +53,7 @@ def check_output(
     is_checkpoint = manifest.get("target") == HUGGINGFACE
     # A checkpoint runs as the original does, in float32.
     weights = sum(spec.size for spec in checkpoint.tensors.values())
-    size = weights * _FLOAT32 if is_checkpoint else model_bytes(output)
+    size = weights * _FLOAT32 if is_checkpoint else unpacked_bytes(ir.load(output / MODEL))
     require_memory(checkpoint, size, available_memory(), _ELSEWHERE)
     opened = opened_checkpoints if is_checkpoint else opened_pair
     with opened(checkpoint, output, text, threads=threads, progress=progress) as pair:

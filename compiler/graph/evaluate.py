@@ -14,7 +14,7 @@ from castline.compiler.quant.arrays import Array
 
 def sources(value: ir.Value) -> set[ir.Value]:
     """Return the graph inputs that `value` depends on."""
-    return {v for v in _ancestors(value) if v.is_graph_input()}
+    return {v for v in ancestors(value) if v.is_graph_input()}
 
 
 def evaluate(value: ir.Value, feeds: Mapping[ir.Value, Array]) -> Array:
@@ -22,10 +22,10 @@ def evaluate(value: ir.Value, feeds: Mapping[ir.Value, Array]) -> Array:
 
     ONNX's reference evaluator computes it, in plain numpy: meant for small subgraphs.
     """
-    ancestors = _ancestors(value)
-    missing = {str(v.name) for v in ancestors if v.is_graph_input()} - {str(v.name) for v in feeds}
+    depended = ancestors(value)
+    missing = {str(v.name) for v in depended if v.is_graph_input()} - {str(v.name) for v in feeds}
     assert not missing, f"{value.name} also depends on {sorted(missing)}"
-    producers = {v.producer() for v in ancestors} - {None}
+    producers = {v.producer() for v in depended} - {None}
     assert value.graph is not None, "the value belongs to a graph"
     graph = onnx.helper.make_graph(
         [ir.to_proto(node) for node in value.graph if node in producers],
@@ -34,7 +34,7 @@ def evaluate(value: ir.Value, feeds: Mapping[ir.Value, Array]) -> Array:
         [onnx.helper.make_tensor_value_info(str(value.name), _any_type(value), None)],
         [
             onnx.numpy_helper.from_array(v.const_value.numpy(), str(v.name))
-            for v in ancestors
+            for v in depended
             if v.is_initializer() and v.const_value is not None
         ],
     )
@@ -45,7 +45,7 @@ def evaluate(value: ir.Value, feeds: Mapping[ir.Value, Array]) -> Array:
     return np.asarray(result)
 
 
-def _ancestors(value: ir.Value) -> set[ir.Value]:
+def ancestors(value: ir.Value) -> set[ir.Value]:
     """Return `value` and every value that it is computed from."""
     seen: set[ir.Value] = set()
     pending = [value]

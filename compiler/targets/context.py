@@ -1,4 +1,4 @@
-"""Note in a model's file what whoever runs it needs to know: its length, and its cache."""
+"""Note in a model's file what whoever runs it needs to know: length, cache, activations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _KEY = "castline.context_length"
 _CACHE = "castline.cache"
 _OWN = "own"
+FLOAT_ACTIVATIONS = "castline.float_activations"
 
 
 def note_context(model: ir.Model, context_length: int) -> None:
@@ -33,3 +34,11 @@ def note_own_cache(model: ir.Model) -> None:
 def has_own_cache(session: onnxruntime.InferenceSession) -> bool:
     """Return whether a loaded model's cache is noted not to be the original's."""
     return bool(session.get_modelmeta().custom_metadata_map.get(_CACHE) == _OWN)
+
+
+def note_float_activations(model: ir.Model) -> None:
+    """Write into the metadata of `model` that its runtime multiplies 4-bit weights in float.
+
+    ONNX Runtime, which stands in for that runtime, would round activations to bytes otherwise.
+    """
+    model.metadata_props[FLOAT_ACTIVATIONS] = "yes"

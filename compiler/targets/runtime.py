@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from castline.compiler.targets.context import FLOAT_ACTIVATIONS
+from castline.compiler.targets.unpacked import unpacked
 from castline.errors import TargetError
+from castline.plugins.catalogue import PACKED_LINEARS
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -26,6 +30,10 @@ _OF_CODES = (b"MatMulInteger", b"_zero_point_unsigned")  # names in a file that 
 # ONNX Runtime 1.31 takes a float32 product of E4M3 codes for one of bytes, and then refuses it.
 NO_FUSED_CODES = ("session.disable_quant_qdq", "1")
 _OF_FLOAT8 = (b"input_float8_zero",)
+_OF_PACKED = tuple(op.name.encode() for op in PACKED_LINEARS)
+# Of MatMulNBits in the place of DequantizeLinear and MatMul: 1 is float32; INT8 is the default.
+FLOAT32_PRODUCTS = ("session.qdq_matmulnbits_accuracy_level", "1")
+_OF_FLOAT = (FLOAT_ACTIVATIONS.encode(),)
 _CPU = Path("/proc/cpuinfo")
 LOG_FATAL_ONLY = 4  # what it refuses reaches the caller as an exception, in full
 REFUSALS = (
@@ -78,8 +86,12 @@ def inference_session(
         options.add_session_config_entry(*EXACT_SUMS)
     if _names(model, _OF_FLOAT8):
         options.add_session_config_entry(*NO_FUSED_CODES)
+    if _names(model, _OF_FLOAT):
+        options.add_session_config_entry(*FLOAT32_PRODUCTS)
+    ready = unpacked if _names(model, _OF_PACKED) else nullcontext
     try:
-        return onnxruntime.InferenceSession(str(model), options, providers=wanted)
+        with ready(model) as file:
+            return onnxruntime.InferenceSession(str(file), options, providers=wanted)
     except runtime_errors() as error:
         raise TargetError(f"{model}: ONNX Runtime cannot load it: {error}") from error
 
@@ -94,7 +106,7 @@ def saturates(cpu: Path = _CPU) -> bool:
 
 
 def _names(model: Path, names: tuple[bytes, ...]) -> bool:
-    """Return whether an ONNX file has nodes or tensors that are called so."""
+    """Return whether an ONNX file has nodes, tensors or metadata that are called so."""
     content = model.read_bytes()
     return any(name in content for name in names)
 

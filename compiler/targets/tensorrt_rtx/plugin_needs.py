@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from castline.compiler.graph.linears import Linear, linears
-from castline.compiler.passes.plugin_limits import FLOAT_TYPES, misfit, rank_misfit
+from castline.compiler.passes.plugin_limits import FLOAT_TYPES, misfit, rank_misfit, width_misfit
 from castline.compiler.passes.weight_codes import block_of
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.recipe import Recipe
@@ -59,10 +59,12 @@ def _reason(linear: Linear, recipe: Recipe) -> str | None:
         group = scheme.group_for(linear.k)
         in_float_groups = isinstance(group, int) and not scheme.two_level
         if _has_4_bit_zero_points(scheme) or (integer and not in_float_groups):
-            return misfit(linear.k, block_of(group, linear.k), linear.weight.dtype)
-    if integer and linear.weight.dtype not in FLOAT_TYPES:
-        return _FLOAT32
-    return None
+            reason = misfit(linear.k, block_of(group, linear.k), linear.weight.dtype)
+            if reason is not None:
+                return reason
+    if not integer:
+        return None
+    return _FLOAT32 if linear.weight.dtype not in FLOAT_TYPES else width_misfit(linear.k)
 
 
 def _has_4_bit_zero_points(scheme: WeightScheme | None) -> bool:
@@ -85,4 +87,7 @@ def unread(model: ir.Model) -> Iterator[Finding]:
 def _unread(node: ir.Node) -> str | None:
     x = node.inputs[0]
     assert x is not None, "our ops have all their inputs"
-    return _FLOAT32 if x.dtype == ir.DataType.FLOAT else rank_misfit(x)
+    if x.dtype == ir.DataType.FLOAT:
+        return _FLOAT32
+    width = None if x.shape is None else x.shape[-1]
+    return rank_misfit(x) or (width_misfit(width) if isinstance(width, int) else None)

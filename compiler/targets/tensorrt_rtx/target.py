@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.targets.context import note_float_activations
 from castline.compiler.targets.target import Built, Lowered
 from castline.compiler.targets.tensorrt_rtx.build import EngineFacts, build_engine
 from castline.compiler.targets.tensorrt_rtx.environment import (
@@ -93,6 +94,7 @@ class TensorRTRTX:
         Raises TargetError for what a quantized checkpoint brought that neither computes, or where
         it needs plugins and there are none.
         """
+        note_float_activations(model)
         if self.plugins == "never":
             return Lowered(lower_natively(model))
         notes = lower_for_plugins(model)

@@ -7,7 +7,12 @@ from typing import Any
 
 import onnxruntime
 
-from castline.compiler.targets.context import note_context, noted_context
+from castline.compiler.targets.context import (
+    FLOAT_ACTIVATIONS,
+    note_context,
+    note_float_activations,
+    noted_context,
+)
 from castline.compiler.targets.write import write_model
 
 
@@ -20,3 +25,9 @@ def test_the_length_is_in_the_file(encoder: Any, tmp_path: Path) -> None:
 
 def test_a_model_of_other_origin_says_nothing(encoder: Any) -> None:
     assert noted_context(onnxruntime.InferenceSession(encoder.graph)) is None
+
+
+def test_float_activations_are_noted_in_the_file(encoder: Any, tmp_path: Path) -> None:
+    model = encoder.model()
+    note_float_activations(model)
+    assert FLOAT_ACTIVATIONS.encode() in write_model(model, tmp_path).read_bytes()

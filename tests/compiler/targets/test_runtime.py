@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 
+from castline.compiler.targets.context import note_float_activations
 from castline.compiler.targets.runtime import (
+    FLOAT32_PRODUCTS,
     float32_from_ortvalue,
     inference_session,
     onnxruntime_module,
@@ -19,6 +22,8 @@ from castline.compiler.targets.runtime import (
     saturates,
 )
 from castline.errors import TargetError
+from castline.plugins.linear_w4a8.packed import PACKED_LINEAR_W4A8
+from castline.plugins.packing import pack
 
 BFLOAT16 = onnx.TensorProto.BFLOAT16
 
@@ -57,6 +62,51 @@ def test_products_of_e4m3_codes_are_not_fused_to_products_of_bytes(tmp_path: Pat
     session = inference_session(tmp_path / "model.onnx", 1, None)
     (y,) = session.run(None, {"x": np.array([[1.5, 1.1]], np.float32)})
     assert y.shape == (1, 2)
+
+
+def test_products_stay_in_float_where_the_file_says_that_its_runtime_has_them_so(
+    model: Path,
+) -> None:
+    key, value = FLOAT32_PRODUCTS
+    as_shipped = inference_session(model, 1, None).get_session_options()
+    with pytest.raises(RuntimeError, match="does not have configuration"):
+        as_shipped.get_session_config_entry(key)
+    noted = ir.load(model)
+    note_float_activations(noted)
+    ir.save(noted, model)
+    judged = inference_session(model, 1, None).get_session_options()
+    assert judged.get_session_config_entry(key) == value
+
+
+def test_packed_weights_are_unpacked_before_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = np.random.default_rng(0).integers(-8, 8, (16, 64)).astype(np.int8)
+    text = """<ir_version: 10, opset_import: ["" : 23, "castline" : 1]>
+    g (int8[M, 64] codes, float[M, 1] scale) => (float[M, 16] y) <
+        int8[1, 1, 512] packed, float[16] weight_scale, int8[16] weight_zero_point, float[16] bias
+    > {
+        y = castline.PackedLinearW4A8 <k = 64, n = 16, layout_version = 1> (
+            codes, scale, packed, weight_scale, weight_zero_point, bias)
+    }"""
+    packed = ir.from_onnx_text(
+        text,
+        initializers=[
+            ir.tensor(pack(codes, 4), name="packed"),
+            ir.tensor(np.ones(16, np.float32), name="weight_scale"),
+            ir.tensor(np.zeros(16, np.int8), name="weight_zero_point"),
+            ir.tensor(np.zeros(16, np.float32), name="bias"),
+        ],
+    )
+    PACKED_LINEAR_W4A8.define_in(packed)
+    ir.save(packed, tmp_path / "model.onnx", external_data="model.onnx.data")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)  # Python asks once
+    session = inference_session(tmp_path / "model.onnx", 1, None)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    feed = {"codes": np.eye(64, dtype=np.int8), "scale": np.ones((64, 1), np.float32)}
+    (y,) = session.run(None, feed)
+    assert y.tolist() == codes.T.tolist(), "the weights of a file that is gone"
 
 
 def test_an_absent_provider_is_refused_with_those_there_are(model: Path) -> None:

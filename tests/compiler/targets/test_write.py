@@ -138,7 +138,7 @@ def test_a_disk_that_fills_up_meanwhile_is_said_to_be_full(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_append", full)
+    monkeypatch.setattr(module, "append_tensor", full)
     with pytest.raises(OutputError, match=r"the disk is full\. Make room or choose"):
         write_model(promised(ones), tmp_path)
 

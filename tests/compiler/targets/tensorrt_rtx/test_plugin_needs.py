@@ -80,7 +80,10 @@ def test_small_groups_and_what_is_kept(sample: Callable[[str], Any]) -> None:
     recipe = load_recipe("w4a16-rtn", (groups, "keep=['*.mlp.*']"))
     found = misfits(sample("llama").graph(HALF), recipe)
     assert len(found) == 4 * 3
-    assert found[0].reason == "its groups of 16 are no multiples of 32"
+    assert (
+        found[0].reason
+        == "it has groups of 16, and plugins take 32, 64, 128 and so on, or a whole channel"
+    )
     assert not any("mlp" in finding.node for finding in found)
 
 
@@ -99,6 +102,11 @@ def test_an_op_without_a_plugin_is_named() -> None:
     [
         ("float16", "A, B, 64", None),
         ("float", "A, B, 64", "plugins read float16 and bfloat16; use --dtype float16"),
+        (
+            "float16",
+            "A, 53248",
+            "tokens of 53248 channels are quantized at run time, and plugins take 32768",
+        ),
         ("float16", "A, B, C, 64", "what it reads has 4 axes, and plugins read 2 or 3"),
     ],
 )

@@ -19,6 +19,7 @@ from castline.compiler.passes.quantize_weights import QuantizeWeights
 from castline.compiler.plan.decisions import PlannedCache
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.load import load_recipe
+from castline.compiler.targets.context import FLOAT_ACTIVATIONS
 from castline.compiler.targets.target import Lowered
 from castline.compiler.targets.tensorrt_rtx import target as module
 from castline.compiler.targets.tensorrt_rtx.build import EngineFacts, build_engine
@@ -140,6 +141,7 @@ def test_zero_points_of_products_become_plugins_or_offsets(
         target.lower(model, 512)
         assert Counter(node.op_type for node in model.graph)[op] == 21
         assert library == asked
+        assert FLOAT_ACTIVATIONS in model.metadata_props
 
 
 @pytest.mark.usefixtures("library")
