@@ -6,7 +6,8 @@ import onnx_ir as ir
 
 FLOAT_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 K_MULTIPLE = 16  # activations are loaded 16 bytes at once, from the first of every token
-GROUP_MULTIPLE = 32  # a group ends where a matrix instruction ends
+LEAST_GROUP = 32  # a group ends where a matrix instruction ends
+MOST_QUANTIZED = 32768  # channels of a token that one block of threads holds
 _RANKS = (2, 3)
 
 
@@ -20,9 +21,19 @@ def misfit(k: int, group: int, float_type: ir.DataType | None) -> str | None:
         return f"it computes in {name}, and plugins in float16 and bfloat16; use --dtype float16"
     if k % K_MULTIPLE:
         return f"its input dimension {k} is no multiple of {K_MULTIPLE}"
-    if group % GROUP_MULTIPLE and group < k:
-        return f"its groups of {group} are no multiples of {GROUP_MULTIPLE}"
+    power_of_two = group & (group - 1) == 0
+    if group < k and (group < LEAST_GROUP or not power_of_two):
+        return (
+            f"it has groups of {group}, and plugins take 32, 64, 128 and so on, or a whole channel"
+        )
     return None
+
+
+def width_misfit(k: int) -> str | None:
+    """Return why plugins do not quantize tokens of `k` channels at run time; None if they do."""
+    if k <= MOST_QUANTIZED:
+        return None
+    return f"tokens of {k} channels are quantized at run time, and plugins take {MOST_QUANTIZED}"
 
 
 def rank_misfit(x: ir.Value) -> str | None:

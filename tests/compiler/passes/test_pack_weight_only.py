@@ -117,7 +117,7 @@ def test_one_without_bias_reads_zeros() -> None:
     [
         (ASYMMETRIC, "float", 96, "it computes in float, and plugins in float16"),
         (WeightScheme(4, "per-channel", False), "float16", 40, "its input dimension 40 is no"),
-        (WeightScheme(4, 16, False), "float16", 96, "its groups of 16 are no multiples of 32"),
+        (WeightScheme(4, 16, False), "float16", 96, "it has groups of 16, and plugins take 32"),
     ],
 )
 def test_declines_what_no_kernel_multiplies(

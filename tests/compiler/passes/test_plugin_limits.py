@@ -7,7 +7,7 @@ import re
 import onnx_ir as ir
 import pytest
 
-from castline.compiler.passes.plugin_limits import misfit, rank_misfit
+from castline.compiler.passes.plugin_limits import misfit, rank_misfit, width_misfit
 
 HALF = ir.DataType.FLOAT16
 
@@ -16,7 +16,7 @@ HALF = ir.DataType.FLOAT16
     ("k", "group"), [(64, 32), (576, 64), (48, 48), (4096, 4096), (96, 96), (4096, 128)]
 )
 @pytest.mark.parametrize("dtype", [HALF, ir.DataType.BFLOAT16])
-def test_multiples_of_32_and_whole_channels_fit(k: int, group: int, dtype: ir.DataType) -> None:
+def test_powers_of_two_and_whole_channels_fit(k: int, group: int, dtype: ir.DataType) -> None:
     assert misfit(k, group, dtype) is None
 
 
@@ -26,7 +26,8 @@ def test_multiples_of_32_and_whole_channels_fit(k: int, group: int, dtype: ir.Da
         (64, 32, ir.DataType.FLOAT, "it computes in float, .* use --dtype float16"),
         (64, 32, None, "it computes in an unknown type"),
         (40, 40, HALF, "its input dimension 40 is no multiple of 16"),
-        (64, 16, HALF, "its groups of 16 are no multiples of 32"),
+        (192, 96, HALF, "it has groups of 96, and plugins take 32, 64, 128"),
+        (64, 16, HALF, "it has groups of 16, and plugins take 32"),
     ],
 )
 def test_others_do_not(k: int, group: int, dtype: ir.DataType | None, reason: str) -> None:
@@ -43,3 +44,10 @@ def test_values_have_two_or_three_axes() -> None:
     assert ranks[4] == "what it reads has 4 axes, and plugins read 2 or 3"
     assert ranks[1] is not None
     assert rank_misfit(ir.Value(name="x")) is None, "TensorRT's parser will tell"
+
+
+def test_tokens_quantized_at_run_time_fit_a_block_of_threads() -> None:
+    assert width_misfit(32768) is None
+    assert width_misfit(53248) == (
+        "tokens of 53248 channels are quantized at run time, and plugins take 32768"
+    )
