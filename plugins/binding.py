@@ -42,7 +42,7 @@ class Product:
     type: ElementType
     weight_bits: int
     group: int = 0
-    """Input channels that share a scale, a multiple of 32; 0: all."""
+    """Input channels that share a scale: 32, 64, 128 and so on; 0: all."""
 
 
 @dataclass(frozen=True)

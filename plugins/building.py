@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 
 import castline
@@ -71,8 +72,7 @@ def build(
     kept = built_folder(sources, key, cache) / LIBRARY
     with _exclusive(cache / "build" / key[:16]) as folder:
         if force:
-            kept.unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            _forget(kept, folder)
         if not kept.is_file():
             _compile(configuration, sources, folder, progress)
             _keep(folder / LIBRARY, kept)
@@ -111,6 +111,15 @@ def _exclusive(folder: Path) -> Iterator[Path]:
         yield folder
 
 
+def _forget(kept: Path, folder: Path) -> None:
+    try:
+        kept.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"what was built cannot be removed: {error}") from error
+
+
 def _compile(configuration: _Configuration, sources: str, folder: Path, progress: Progress) -> None:
     tools = configuration.toolchain
     options = {
@@ -124,9 +133,9 @@ def _compile(configuration: _Configuration, sources: str, folder: Path, progress
         "TENSORRT_INCLUDE": configuration.tensorrt,
         "CASTLINE_CUTLASS_INCLUDE": configuration.cutlass or "",
     }
-    environment = {**tools.environment(), "NINJA_STATUS": "[%f/%t] "}
+    # The tools' words are read, so they are to be English.
+    environment = {**tools.environment(), "NINJA_STATUS": "[%f/%t] ", "LC_ALL": "C"}
     given = [f"-D{name}={value}" for name, value in options.items()]
-    folder.mkdir(parents=True, exist_ok=True)
     log = folder / "build.log"
     log.unlink(missing_ok=True)
     with progress.stage("Preparing the build of the plugin library"):
@@ -156,18 +165,28 @@ def _run(
 ) -> None:
     """Run a tool to its end with its output in `log`, telling of the steps that ninja counts."""
     try:
-        output = log.open("ab", buffering=0)  # whoever waits may look at it
+        with log.open("ab", buffering=0) as output:  # whoever waits may look at it
+            code = _logged(command, environment, output, step)
     except OSError as error:
-        raise OutputError(f"the log of the build cannot be written: {error}") from error
-    with (
-        output,
-        subprocess.Popen(
-            [str(word) for word in command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        ) as process,
-    ):
+        raise OutputError(
+            f"the build cannot go on, since its log {log} cannot be written ({error}): free some "
+            "space, and run the command again; it goes on where it was"
+        ) from error
+    if code != 0:
+        _give_up(log)
+
+
+def _logged(
+    command: Sequence[object],
+    environment: Mapping[str, str],
+    output: RawIOBase,
+    step: Callable[[int, int], None],
+) -> int:
+    """Return the exit code of a tool."""
+    words = [str(word) for word in command]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    ) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -177,8 +196,7 @@ def _run(
         except BaseException:  # an interrupt, too: ninja ends its compilers when it is told to end
             process.terminate()
             raise
-    if process.returncode != 0:
-        _give_up(log)
+    return process.returncode
 
 
 def _give_up(log: Path) -> None:

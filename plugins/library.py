@@ -59,7 +59,12 @@ def find_library(
     """
     sources = source_hash()
     if environment.get(VARIABLE):
-        return _of_these_sources(Path(environment[VARIABLE]), sources, f"{VARIABLE} names")
+        named = Path(environment[VARIABLE])
+        if not named.is_file():
+            raise PluginError(
+                f"{VARIABLE} names {named}, which is no file: set it to a {LIBRARY}, or unset it"
+            )
+        return _of_these_sources(named, sources, f"{VARIABLE} names")
     if shipped.is_file():
         return _of_these_sources(shipped, sources, "the package has")
     built = built_libraries(sources, plugin_cache(environment))
@@ -81,7 +86,10 @@ def read_library(path: Path) -> Library:
         content = path.read_bytes()
         library = ctypes.CDLL(str(path.absolute()))
     except OSError as error:
-        raise PluginError(f"the plugin library {path} cannot be loaded: {error}") from error
+        raise PluginError(
+            f"the plugin library {path} cannot be loaded ({error}): {_BUILD}, and unset {VARIABLE} "
+            "if it names this one"
+        ) from error
     kernels = _document(library, "castline_build_info", path)
     plugins = _document(library, "castline_plugins_info", path)
     return Library(

@@ -1,8 +1,11 @@
 /* Launch the kernels: the C interface of libcastline_kernels.so, which knows nothing of TensorRT.
  *
- * Pointers are device memory (host memory in the emulated library). Every function returns 0, or
- * another number after it has written the reason for castline_last_error(). Nothing allocates,
- * copies, sets memory or waits: all is in stream order and can be captured into a CUDA graph.
+ * Pointers are device memory (host memory in the emulated library). x, codes and packed are
+ * 16-aligned, scales and offsets of groups aligned to two elements, all else to one. Every function
+ * returns 0, or another number after it has written the reason for castline_last_error(). Nothing
+ * allocates, copies, sets memory or waits: all is in stream order and can be captured into a CUDA
+ * graph. But weights, and what else is the same for all tokens, may be read before the kernel that
+ * precedes in the stream has ended: that one may not write them.
  */
 #ifndef CASTLINE_KERNELS_H
 #define CASTLINE_KERNELS_H
@@ -21,6 +24,8 @@ extern "C" {
 #endif
 
 enum CastlineType { CASTLINE_FLOAT16 = 0, CASTLINE_BFLOAT16 = 1 };
+/* How many channels kernels take: where sums fit int32, and where a token fits a block of threads. */
+enum { CASTLINE_MOST_INTEGER_CHANNELS = 65536, CASTLINE_MOST_TOKEN_CHANNELS = 32768 };
 enum CastlineOffsets { CASTLINE_ZERO_POINTS = 0, CASTLINE_FLOAT_OFFSETS = 1 };
 
 /* How a product is computed. 0 leaves the choice to the library; others are of castline_tactics. */
@@ -31,7 +36,7 @@ typedef struct {
     int32_t m, n, k;
     int32_t type;        /* CastlineType of y, of scales of weights, of bias, and of x where it is float */
     int32_t weight_bits; /* 4 or 8 */
-    int32_t group;       /* input channels that share a scale, a multiple of 32; k or more: all */
+    int32_t group;       /* input channels that share a scale: 32, 64, 128 and so on; k or more: all */
 } CastlineProduct;
 
 /* Scratch memory: `partials` may hold anything; `tickets` must be zero before its first use, and is

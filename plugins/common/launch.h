@@ -10,14 +10,22 @@
 #include "errors.h"
 #include "kernels.h"
 
+namespace castline {
+
+inline bool is_aligned(const void* pointer, size_t bytes) {
+    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+}  // namespace castline
+
 #if defined(__CUDACC__)
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 
 #define CASTLINE_SHARED(name)                                               \
@@ -26,8 +34,7 @@
 
 namespace castline {
 
-constexpr size_t kSharedBytesUnasked = 48 * 1024;  // more must be asked for, kernel by kernel
-constexpr int kOverlapCapability = 9;              // the first major capability with programmatic launches
+constexpr int kOverlapVersion = 90;  // the first capability whose code can wait for the kernel before
 
 inline cudaError_t device_attribute(cudaDeviceAttr attribute, int* value) {
     int device = 0;
@@ -35,18 +42,21 @@ inline cudaError_t device_attribute(cudaDeviceAttr attribute, int* value) {
     return status != cudaSuccess ? status : cudaDeviceGetAttribute(value, attribute, device);
 }
 
-// Asks once per kernel and device for all the shared memory that the device gives a block. It is no
-// operation of a stream, so a stream that is being captured does not mind.
-inline cudaError_t allow_shared_memory(const void* kernel, size_t bytes) {
+// Asks once per kernel and device for all the shared memory that the device gives a block, and whether the
+// code that runs there is of a capability that overlaps: a GPU of 9.0 may run PTX of 8.0, which never waits.
+// It is no operation of a stream, so a stream that is being captured does not mind.
+inline cudaError_t prepare(const void* kernel, bool* overlaps) {
     static std::mutex mutex;
-    static std::set<std::pair<const void*, int>> allowed;
-    if (bytes <= kSharedBytesUnasked) return cudaSuccess;
+    static std::map<std::pair<const void*, int>, bool> prepared;
     int device = 0;
     int most = 0;
     cudaError_t status = cudaGetDevice(&device);
     if (status != cudaSuccess) return status;
     const std::lock_guard<std::mutex> lock(mutex);
-    if (allowed.count({kernel, device}) != 0) return cudaSuccess;
+    if (const auto found = prepared.find({kernel, device}); found != prepared.end()) {
+        *overlaps = found->second;
+        return cudaSuccess;
+    }
     status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (status != cudaSuccess) return status;
     cudaFuncAttributes attributes;
@@ -54,19 +64,17 @@ inline cudaError_t allow_shared_memory(const void* kernel, size_t bytes) {
     if (status != cudaSuccess) return status;
     const int dynamic = most - static_cast<int>(attributes.sharedSizeBytes);
     status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic);
-    if (status == cudaSuccess) allowed.insert({kernel, device});
-    return status;
+    if (status != cudaSuccess) return status;
+    *overlaps = prepared[{kernel, device}] = attributes.ptxVersion >= kOverlapVersion;
+    return cudaSuccess;
 }
 
 template <class... P, class... A>
 int launch_as(bool overlapping, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
               CastlineStream stream, A... arguments) {
     const void* address = reinterpret_cast<const void*>(kernel);
-    cudaError_t status = allow_shared_memory(address, shared_bytes);
-    int capability = 0;
-    if (status == cudaSuccess && overlapping) {
-        status = device_attribute(cudaDevAttrComputeCapabilityMajor, &capability);
-    }
+    bool overlaps = false;
+    cudaError_t status = prepare(address, &overlaps);
     if (status == cudaSuccess) {
         cudaLaunchAttribute overlap = {};
         overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -77,7 +85,7 @@ int launch_as(bool overlapping, void (*kernel)(P...), dim3 grid, dim3 block, siz
         config.dynamicSmemBytes = shared_bytes;
         config.stream = static_cast<cudaStream_t>(stream);
         config.attrs = &overlap;
-        config.numAttrs = capability >= kOverlapCapability ? 1 : 0;
+        config.numAttrs = overlapping && overlaps ? 1 : 0;
         status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
     }
     if (status == cudaSuccess) return 0;

@@ -28,6 +28,14 @@ inline int check_product(const CastlineProduct& shape, CastlineTactic tactic, co
     return 0;
 }
 
+// Rows of x are as aligned as x is, since their channels are a multiple of 16.
+inline int check_aligned(const void* x, const void* packed, const char* op) {
+    constexpr size_t of_loads = 16;
+    if (is_aligned(x, of_loads) && is_aligned(packed, of_loads)) return 0;
+    return fail("%s: activations at %p, packed weights at %p: kernels load 16 bytes at once, from 16-aligned addresses",
+                op, x, packed);
+}
+
 inline int check_scratch(const Plan& plan, const CastlineScratch* scratch, const char* op) {
     if (plan.splits == 1) return 0;
     const size_t bytes = scratch == nullptr ? 0 : scratch->partial_bytes;

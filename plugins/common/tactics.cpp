@@ -16,6 +16,7 @@ int32_t castline_tactics(const CastlineProduct* shape, int32_t integer, int32_t 
 int32_t castline_scratch(const CastlineProduct* shape, int32_t integer, int32_t max_m, CastlineTactic number,
                          size_t* partial_bytes, size_t* tickets) {
     if (!Tactic::exists(number)) return fail("no tactic %d: castline_tactics lists them", number);
+    if (shape->n < 1 || shape->k < 1) return fail("[%d, %d]: sizes must be positive", shape->k, shape->n);
     const Tactic tactic(number);
     most_scratch(*shape, tactic, max_m, partial_bytes, tickets);
     if (tactic.prefill && max_m > kPrefillTokens) {

@@ -16,6 +16,7 @@ int32_t castline_weight_only(const CastlineWeightOnly* what, CastlineTactic tact
     const CastlineProduct& shape = what->shape;
     if (const int status = check_product(shape, tactic, op)) return status;
     if (shape.weight_bits != 4) return fail("%s: weights of %d bits: it has kernels for 4 alone", op, shape.weight_bits);
+    if (const int status = check_aligned(what->x, what->packed, op)) return status;
     if (Tactic(tactic).prefill && scratch != nullptr && prefill_takes(shape, false)) {
         return prefill_weight_only(*what, *scratch, stream);
     }

@@ -6,7 +6,8 @@ using namespace castline;
 
 int32_t castline_integer(const CastlineInteger* what, CastlineTactic tactic, const CastlineScratch* scratch,
                          CastlineStream stream) {
-    constexpr int32_t most_k = 1 << 16;  // sums of 16 * 8 * 128 * k fit int32
+    constexpr int32_t most_k = CASTLINE_MOST_INTEGER_CHANNELS;
+    static_assert(int64_t{16 * 8 * 128} * most_k < int64_t{1} << 31, "sums of codes, one 16 times itself");
     const CastlineProduct& shape = what->shape;
     const char* const op = shape.weight_bits == 4 ? "LinearW4A8" : "LinearW8A8";
     if (const int status = check_product(shape, tactic, op)) return status;
@@ -26,6 +27,7 @@ int32_t castline_integer(const CastlineInteger* what, CastlineTactic tactic, con
     if (what->group_scales == nullptr && shape.group < shape.k) {
         return fail("%s: groups of %d input channels, but no scales of groups", op, shape.group);
     }
+    if (const int status = check_aligned(what->codes, what->packed, op)) return status;
     if (Tactic(tactic).prefill && scratch != nullptr && prefill_takes(shape, true)) {
         return prefill_integer(*what, *scratch, stream);
     }

@@ -12,6 +12,7 @@ constexpr int32_t kVector = 8;  // 16-bit values that one load brings
 constexpr int32_t kMostTokenThreads = 512;
 constexpr int32_t kMostVectors = 8;
 constexpr int32_t kMostChannels = kVector * kMostTokenThreads * kMostVectors;
+static_assert(kMostChannels == CASTLINE_MOST_TOKEN_CHANNELS, "kernels.h promises what threads hold");
 constexpr int32_t kRangeBytes = 2 * 4 * kMostTokenThreads / 32;  // of shared memory, two integers a warp
 constexpr float kSmallestScale = 0x1p-126F;                      // float32's smallest normal number
 
@@ -40,10 +41,6 @@ inline TokenShape token_shape(int32_t k) {
     int32_t held = 1;
     while (held * threads < vectors) held *= 2;
     return {threads, held};
-}
-
-inline bool is_aligned(const void* pointer, size_t bytes) {
-    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
 __device__ __forceinline__ int32_t channel_of(int i) {

@@ -39,7 +39,7 @@ Signature signature_of(CastlineProduct const& shape, Kind kind) {
         inputs.push_back({"weight_sums", Element::kInteger, {n}});
     }
     inputs.push_back({"bias", Element::kActivation, {n}});
-    return {inputs, {per_token("y", Element::kActivation, n)}};
+    return {inputs, {per_token("y", Element::kActivation, n)}, CASTLINE_MOST_INTEGER_CHANNELS};
 }
 
 class Integer final : public Product {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <limits>
 #include <utility>
 
 namespace castline {
@@ -124,9 +125,13 @@ int32_t Product::onShapeChange(Desc const* inputs, int32_t, Desc const* outputs,
     if (scratch_.covers(tokens)) {
         return 0;
     }
+    constexpr int32_t any = std::numeric_limits<int32_t>::max();  // so that tickets never move: graphs know them
+    int32_t const type = activation_of(outputs[0].type);
     size_t bytes = 0;
     size_t tickets = 0;
-    if (!most_scratch(shape_for(tokens, activation_of(outputs[0].type)), &bytes, &tickets)) {
+    size_t unused = 0;
+    if (!most_scratch(shape_for(any, type), &unused, &tickets) ||
+        !most_scratch(shape_for(tokens, type), &bytes, &unused)) {
         return 1;
     }
     if (!scratch_.reserve(tokens, bytes, tickets)) {

@@ -14,7 +14,8 @@ public:
     ~Scratch();
 
     bool covers(int32_t tokens) const { return tokens <= tokens_; }
-    // From now on for up to `tokens`; tickets are allocated and zeroed. False: CUDA refused.
+    // From now on for up to `tokens`; tickets are allocated and zeroed, but for those that are there.
+    // False: CUDA refused.
     bool reserve(int32_t tokens, size_t partial_bytes, size_t tickets);
     CastlineScratch in(void* workspace) const { return {workspace, partial_bytes_, tickets_, ticket_count_}; }
 

@@ -9,7 +9,9 @@ class Quantize final : public Plugin {
 public:
     Quantize(char const* op, Attributes const& attributes, bool asymmetric)
         : Plugin(op, attributes,
-                 {{per_token("x", Element::kActivation, kChannels)}, quantized_outputs(asymmetric)}),
+                 {{per_token("x", Element::kActivation, kChannels)},
+                  quantized_outputs(asymmetric),
+                  CASTLINE_MOST_TOKEN_CHANNELS}),
           asymmetric_(asymmetric) {}
 
     nvinfer1::IPluginV3* clone() noexcept override { return new Quantize(*this); }

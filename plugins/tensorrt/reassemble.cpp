@@ -21,7 +21,7 @@ public:
 
 protected:
     Reassemble(char const* op, Attributes const& attributes, std::vector<Tensor> outputs)
-        : Plugin(op, attributes, {inputs(), std::move(outputs)}) {}
+        : Plugin(op, attributes, {inputs(), std::move(outputs), CASTLINE_MOST_TOKEN_CHANNELS}) {}
 
     CastlineReassemble arguments(Call const& call) const {
         CastlineReassemble what{};

@@ -101,6 +101,10 @@ std::string Signature::wrong_shapes(std::vector<Shape> const& given, bool all_kn
         return std::string(inputs[0].name) + " has " + std::to_string(channels) +
                " channels, expected a multiple of 16";
     }
+    if (channels > most_channels) {
+        return std::string(inputs[0].name) + " has " + std::to_string(channels) + " channels, expected " +
+               std::to_string(most_channels) + " at most";
+    }
     int64_t extras = kUnknown;
     for (size_t i = 0; i < given.size(); ++i) {
         Shape expected = inputs[i].shape;

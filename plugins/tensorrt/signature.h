@@ -4,6 +4,7 @@
 #include <NvInferRuntime.h>
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ inline Tensor per_token(char const* name, Element element, int64_t last) {
 struct Signature {
     std::vector<Tensor> inputs;  // the first is one of tokens
     std::vector<Tensor> outputs;
+    int64_t most_channels = std::numeric_limits<int64_t>::max();  // of the first input
 
     Tensor const& at(size_t position) const;  // inputs, then outputs
     size_t first_activation() const;          // an input, whose type is that of all activations

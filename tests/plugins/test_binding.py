@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from castline.errors import PluginError
 from castline.plugins import binding
 from castline.plugins.array_kernels import ArrayKernels
-from castline.plugins.binding import ElementType, Kernels, Product
+from castline.plugins.binding import ElementType, Kernels, OffsetsKind, Product
 from castline.plugins.emulation import SOURCES
 from castline.plugins.packing import LAYOUT_VERSION
 
@@ -71,6 +72,21 @@ def test_tactics_are_positive_and_unique_and_have_scratch_memory(emulated: Array
 def test_a_refusal_has_the_reason_of_the_library(emulated: ArrayKernels) -> None:
     with pytest.raises(PluginError, match=r"castline_scratch: .*12345"):
         emulated.kernels.scratch(LINEAR, integer=False, max_m=16, tactic=12345)
+
+
+def test_sizes_that_no_product_has_are_refused(emulated: ArrayKernels) -> None:
+    with pytest.raises(PluginError, match="sizes must be positive"):
+        emulated.kernels.scratch(replace(LINEAR, n=0), integer=False, max_m=16)
+
+
+@pytest.mark.parametrize("moved", ["x", "packed"])
+def test_addresses_that_16_bytes_cannot_be_loaded_from_are_refused(
+    emulated: ArrayKernels, moved: str
+) -> None:
+    names = ("x", "packed", "scales", "offsets", "bias", "y")
+    at = {name: 64 + 2 * (name == moved) for name in names}
+    with pytest.raises(PluginError, match="16-aligned addresses"):
+        emulated.kernels.weight_only(LINEAR, **at, offsets_kind=OffsetsKind.ZERO_POINTS)
 
 
 def test_what_is_no_library_is_refused(tmp_path: Path) -> None:

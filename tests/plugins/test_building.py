@@ -132,6 +132,13 @@ def test_a_full_disk_is_called_so(bench: Bench) -> None:
         bench.build("80")
 
 
+def test_a_log_that_does_not_fit_the_disk_ends_the_build_in_words(bench: Bench) -> None:
+    bench.tool("cmake", 'rm "$6/build.log"; ln -s /dev/full "$6/build.log"')
+    bench.tool("ninja", "echo a line")
+    with pytest.raises(OutputError, match=r"build\.log cannot be written .* goes on where it was"):
+        bench.build("80")
+
+
 def test_a_compiler_that_does_not_know_an_architecture_is_refused(bench: Bench) -> None:
     with pytest.raises(
         PluginError, match=r"CUDA 13\.0\) makes no code for compute capability 12\.0"

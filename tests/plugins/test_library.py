@@ -54,6 +54,8 @@ def test_refuses_a_library_of_other_sources_or_of_another_layout(
     other = stand_in_library(tmp_path / "other.so", sources=OTHER)
     with pytest.raises(PluginError, match=r"other sources \(by Castline 0\.0\.9.*unset CASTLINE_P"):
         find_library({VARIABLE: str(other)})
+    with pytest.raises(PluginError, match=r"absent\.so, which is no file: set it to"):
+        find_library({VARIABLE: str(tmp_path / "absent.so")})
     later = stand_in_library(tmp_path / "later.so", sources=source_hash(), layout_version=7)
     with pytest.raises(PluginError, match="packed layout 7; this Castline has 1"):
         find_library({"XDG_CACHE_HOME": str(tmp_path)}, shipped=later)

@@ -166,6 +166,7 @@ def test_an_absent_attribute_is_named(ask: Ask) -> None:
         ("PackedLinearW4A16", 0, "half:64", "x is [64], expected rank 2 or 3"),
         ("PackedLinearW8A8", 1, "float:1,5,1", "scale is [1, 5, 1], expected [(batch,) tokens, 1]"),
         ("QuantizePerToken", 0, "half:5,60", "x has 60 channels, expected a multiple of 16"),
+        ("QuantizePerToken", 0, "half:5,53248", "x has 53248 channels, expected 32768 at most"),
         ("ReassembleChannels", 1, "int32:32", "gather is [32], expected [64]"),
         ("ReassembleChannels", 4, "int32:2", "channel is [2], expected [3]"),
         ("ReassembleChannels", 3, "int32:0", "place is [0], expected [1 or more]"),
