@@ -46,7 +46,8 @@ def _architecture(capability: str) -> str:
     if (major, minor) < _LEAST:
         raise PluginError(
             f"the kernels need compute capability 8.0 or later (GeForce RTX 30, A100); "
-            f"{capability} has not the instructions they use"
+            f"{capability} has not the instructions they use: leave it out, as with "
+            "--architectures 8.9"
         )
     name = f"{major}{minor}"
     return f"{name}a" if name in _OWN_INSTRUCTIONS else name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -108,6 +109,8 @@ def _exclusive(folder: Path) -> Iterator[Path]:
         raise OutputError(f"the cache of plugin libraries cannot be written: {error}") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Compilers inherit it, so that none of a killed build writes beside those of the next.
+        os.set_inheritable(lock.fileno(), True)
         yield folder
 
 
@@ -185,7 +188,11 @@ def _logged(
     """Return the exit code of a tool."""
     words = [str(word) for word in command]
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        close_fds=False,  # of ours, the lock alone is inheritable
     ) as process:
         assert process.stdout is not None
         try:

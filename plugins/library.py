@@ -127,6 +127,9 @@ def verify(path: Path, sha256: str) -> None:
 def register(path: Path, tensorrt: TensorRT) -> None:
     """Load the library into the plugin registry of `tensorrt`; a second time changes nothing.
 
+    TensorRT tells plugins apart by their names, so a process has the plugins of one library: the
+    first. Engines that travelled with different libraries need a process each.
+
     Raises:
         PluginError: the library cannot be loaded, or TensorRT refused it.
     """

@@ -35,7 +35,8 @@ Plugin::Plugin(char const* op, Attributes attributes, Signature signature)
     : op_(op),
       attributes_(std::move(attributes)),
       signature_(std::move(signature)),
-      attribute_words_(attributes_.words()) {}
+      attribute_words_(attributes_.words()),
+      timing_words_(attribute_words_ + " " CASTLINE_SOURCE_HASH) {}
 
 void Plugin::refuse(std::string const& reason) const {
     log_error(std::string(op_) + " (" + attribute_words_ + "): " + reason);

@@ -43,7 +43,7 @@ public:
                                    int32_t output_count) noexcept final;
     int32_t configurePlugin(DynamicDesc const* inputs, int32_t input_count, DynamicDesc const* outputs,
                             int32_t output_count) noexcept override;
-    char const* getTimingCacheID() noexcept final { return attribute_words_.c_str(); }
+    char const* getTimingCacheID() noexcept final { return timing_words_.c_str(); }
     char const* getMetadataString() noexcept final { return attribute_words_.c_str(); }
 
     int32_t onShapeChange(Desc const* inputs, int32_t input_count, Desc const* outputs,
@@ -84,6 +84,7 @@ private:
     Attributes attributes_;
     Signature signature_;
     std::string attribute_words_;
+    std::string timing_words_;  // and what the kernels were compiled from: others have other times
 };
 
 int32_t activation_of(nvinfer1::DataType type);  // a CastlineType
