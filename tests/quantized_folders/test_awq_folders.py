@@ -164,4 +164,4 @@ def test_an_engine_is_built_with_the_folders_codes(written: Any, compiled: Any, 
     found = compiled(folder, target="tensorrt-rtx")
     assert (found.outcome.output / "model.engine").is_file()
     assert found.outcome.stored_codes["changed"] == found.outcome.stored_codes["rounded"] == 0
-    assert "zero-points of 14 products added as offsets" in " ".join(found.outcome.notes)
+    assert "plugins compute 14 PackedLinearW4A16;" in " ".join(found.outcome.notes)
