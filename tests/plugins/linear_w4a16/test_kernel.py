@@ -5,9 +5,13 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from castline.errors import PluginError
 from castline.plugins.array_kernels import ArrayKernels
+from castline.plugins.linear_w4a16.packed import packed_linear_w4a16
 from castline.plugins.packing import pack, pack_scales
 
 # One rounding to the type of y, and products in float32 before it.
@@ -86,6 +90,30 @@ def test_every_regime_computes_the_product(
 ) -> None:
     problem = Problem(shape, float_type, offsets)
     assert distance(problem.run(emulated), problem.expected()) < TOLERANCE[float_type]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    m=st.integers(1, 40),
+    n=st.integers(1, 50),
+    groups=st.integers(1, 8),
+    group=st.sampled_from([32, 64, 128]),
+)
+def test_kernel_reference_and_torch_agree_at_any_size(
+    m: int, n: int, groups: int, group: int, emulated: ArrayKernels
+) -> None:
+    problem = Problem((m, n, groups * group, group), "float16", "zero points")
+    parts = (pack(problem.codes, 4), pack_scales(problem.scales), pack_scales(problem.offsets))
+    reference = packed_linear_w4a16(problem.x, *parts, problem.bias)
+
+    def each(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).double().repeat_interleave(group, 1)
+
+    weights = (torch.from_numpy(problem.codes) - each(problem.offsets)) * each(problem.scales)
+    x, bias = torch.from_numpy(problem.x).double(), torch.from_numpy(problem.bias).double()
+    by_torch = torch.nn.functional.linear(x, weights, bias).numpy()
+    assert distance(reference, by_torch) < TOLERANCE["float16"]
+    assert distance(problem.run(emulated), by_torch) < TOLERANCE["float16"]
 
 
 @pytest.mark.parametrize("shape", [(2, 80, 2048, 128), (12, 80, 2048, 128), (20, 140, 1152, 64)])

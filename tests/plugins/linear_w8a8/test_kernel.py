@@ -5,9 +5,13 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from castline.errors import PluginError
 from castline.plugins.array_kernels import ArrayKernels
+from castline.plugins.packed_product import packed_linear_asymmetric
 from castline.plugins.packing import pack, pack_scales
 
 TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -124,6 +128,41 @@ def test_groups_of_two_levels_are_summed_as_integers(
 ) -> None:
     problem = Problem(shape, 4, zero_points=(True, False), group=group)
     assert_same_bits(problem.run(emulated), problem.expected())
+
+
+def by_torch(problem: Problem) -> np.ndarray:
+    """Return y of a problem by torch's integers and floats."""
+    assert problem.zero_point is not None
+    codes = torch.from_numpy(problem.codes).int() - torch.from_numpy(problem.zero_point).int()
+    sums = torch.matmul(codes, torch.from_numpy(problem.steps().astype(np.int32)).T)
+    weight_scale = torch.from_numpy(problem.weight_scale).float()
+    wide = sums.float() * weight_scale * torch.from_numpy(problem.scale)
+    return (wide + torch.from_numpy(problem.bias).float()).half().numpy()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    m=st.integers(1, 40),
+    n=st.integers(1, 50),
+    blocks=st.integers(1, 30),
+    bits=st.sampled_from([4, 8]),
+)
+def test_kernel_reference_and_torch_agree_at_any_size(
+    m: int, n: int, blocks: int, bits: int, emulated: ArrayKernels
+) -> None:
+    problem = Problem((m, n, 16 * blocks), bits, zero_points=(True, bits == 4))
+    no_zero_points = np.zeros(n, np.int8)
+    zero_points = problem.weight_zero_point
+    reference = packed_linear_asymmetric(
+        *(problem.codes, problem.scale, problem.zero_point, pack(problem.weights, bits)),
+        problem.weight_scale,
+        no_zero_points if zero_points is None else zero_points,
+        problem.steps().sum(1).astype(np.int32),
+        problem.bias,
+        bits=bits,
+    )
+    assert_same_bits(reference, by_torch(problem))
+    assert_same_bits(problem.run(emulated), reference)
 
 
 @pytest.mark.parametrize("m", [7, 100])
