@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import numpy as np
 import torch
 
 from castline.compiler.recipes.scaling import Scaling
@@ -19,6 +18,7 @@ from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
 Tensor: TypeAlias = torch.Tensor
 
 _FINALISTS = 4  # scales that a glimpse leaves to be tried on all rows
+_STRIDE, _REFINED = 3, 2  # every third scale is glimpsed first, then those beside the best two
 _GLIMPSED_ROWS = 128
 _LEAST_WEIGHT = 1e-4  # added to the weights' size before it is divided by, as AutoAWQ does
 
@@ -30,8 +30,9 @@ class Awq:
     Source: Lin et al., AWQ, arXiv:2306.00978, equations 4 and 5, and the authors' code for what the
     paper leaves out: the mean in place of the maximum, the centring, and which module's output is
     compared. Differs: alpha reaches 1, where the code ends one step before; a channel that is zero
-    in the text keeps s = 1; every alpha is tried on some 128 rows, and the best of them, and no
-    scale, on some 512; all is computed in float32 or wider.
+    in the text keeps s = 1; every third alpha, and those beside the best two of them, are tried on
+    some 128 rows, and the best of all, and no scale, on some 512; all is computed in float32 or
+    wider.
     """
 
     scaling: Scaling
@@ -56,8 +57,8 @@ class Awq:
         if len(candidates) > _FINALISTS:
             glimpse = None if module is None else self.glimpses.get(module.path, module)
             trial = _Trial(read, self.quantizer, glimpse, _GLIMPSED_ROWS)
-            errors = [trial.error(scale) for _, scale in candidates]
-            candidates = [candidates[i] for i in sorted(np.argsort(errors)[:_FINALISTS])]
+            likely = _likeliest([scale for _, scale in candidates], trial)
+            candidates = [candidates[place] for place in likely]
         trial = _Trial(read, self.quantizer, module)
         before = trial.error(none)
         best = FoundScale(none, None, before, before, None if module is None else inspected)
@@ -124,6 +125,23 @@ def centred(scale: Tensor) -> Tensor:
     return torch.where(alive, around, 1.0)
 
 
+def _likeliest(scales: list[Tensor], trial: _Trial) -> list[int]:
+    """Return the places of the best scales by what a trial says of some, in order.
+
+    From one exponent to the next errors change little, so those between two are seldom the least
+    where both are large.
+    """
+    errors = {place: trial.error(scales[place]) for place in range(1, len(scales), _STRIDE)}
+    for best in _least(errors, _REFINED):
+        beside = range(max(0, best - _STRIDE + 1), min(len(scales), best + _STRIDE))
+        errors |= {place: trial.error(scales[place]) for place in beside if place not in errors}
+    return sorted(_least(errors, _FINALISTS))
+
+
+def _least(errors: Mapping[int, float], count: int) -> list[int]:
+    return sorted(errors, key=lambda place: errors[place])[:count]
+
+
 class _Trial:
     """The linears of a site, to be quantized with one scale after another."""
 
@@ -138,7 +156,7 @@ class _Trial:
         self._read = read
         self._quantizer = quantizer
         self._module = module
-        self._reference = None if module is None else module.run().float().clone()
+        self._reference = None if module is None else module.answered.float()
         self._rows = () if module is not None else tuple(_rows(one, rows) for one in read)
         products = (x @ one.weight.T for x, one in zip(self._rows, read, strict=False))
         self._whole = sum(_squares(product) for product in products)

@@ -36,53 +36,72 @@ def compensated(
     n, count, width = groups.shape
     codes = grid.steps(groups).reshape(n, -1).T.contiguous()
     zero = torch.zeros_like(grid.scale) if grid.zero_point is None else grid.zero_point
-    least, most = (limit - zero for limit in grid.code_range)
-    scale = grid.scale[..., 0].T.contiguous()  # [G, N], as are the limits and the units
+    zero = zero[..., 0].T
+    scale = grid.scale[..., 0].T.contiguous()  # [G, N], as are the zero-points and the units
     unit = None if grid.unit is None else grid.unit[..., 0].T
-    lowest, highest = least[..., 0].T.contiguous(), most[..., 0].T.contiguous()
     apart = (codes.reshape(count, width, n) * scale[:, None]).reshape(-1, n)
-    # How the squared error grows with each weight; kept up to date by every group.
-    pull = second @ apart.sub_(groups.reshape(n, -1).T)
-    del apart
+    apart.sub_(groups.reshape(n, -1).T)
+    columns = _Columns(min(width, _COLUMNS), n, groups)
     for group in [*range(count)] * sweeps:
         at = slice(group * width, (group + 1) * width)
         own, step, within = codes[at], scale[group], second[at, at]
         before = own * step
-        near = pull[at].clone()
+        pull = second[at] @ apart  # how the squared error grows with each weight
+        limits = tuple(limit - zero[group] for limit in grid.code_range)
         with _one_thread():
-            _choose_codes(own, near, within, step, (lowest[group], highest[group]))
-        fitted = _fitted(own, near, within, step)
+            columns.choose(own, pull, within, step, limits)
+        fitted = _fitted(own, pull, within, step, before)
         fitted = fitted if unit is None else in_units(fitted, unit[group])
-        pull.addmm_(second[:, at], (own * fitted).sub_(before))
+        apart[at] += (own * fitted).sub_(before)
         scale[group] = fitted
     grid = replace(grid, scale=scale.T[..., None].contiguous())
     return grid, codes.T.reshape(n, count, width).contiguous()
 
 
-def _choose_codes(
-    codes: Tensor, pull: Tensor, second: Tensor, scale: Tensor, limits: tuple[Tensor, Tensor]
-) -> None:
-    """Go once through the codes [group, N] of a group with scales [N].
+class _Columns:
+    """Chooses codes one after the other, in memory that is used again and again."""
 
-    `pull` = second @ error [group, N] is kept up to date.
-    """
-    lowest, highest = limits
-    curvature, each = second.diagonal().tolist(), 1 / scale
-    for begin in range(0, len(codes), _COLUMNS):
-        end = min(begin + _COLUMNS, len(codes))
-        near = second[begin:end, begin:end]
-        moved = torch.zeros_like(codes[begin:end])
-        rows = zip(codes[begin:end], pull[begin:end], moved, strict=True)
-        for place, (code, pulled, move) in enumerate(rows):
-            if curvature[begin + place] <= 0:
-                continue
-            now = torch.addmv(pulled, moved[:place].T, near[place, :place])
-            best = torch.addcmul(code, now, each, value=-1 / curvature[begin + place]).round_()
-            best = torch.minimum(torch.maximum(best, lowest), highest)
-            torch.sub(best, code, out=move)
-            move.mul_(scale)
-            code.copy_(best)
-        pull.addmm_(second[:, begin:end], moved)
+    def __init__(self, most: int, n: int, like: Tensor) -> None:
+        """Make room for as many codes along K as are chosen together, of `n` channels each."""
+        self._moves, self._near = like.new_zeros(most, n), like.new_zeros(most, most)
+        # A view takes as long as the arithmetic on it: they are made once.
+        self._steps = [
+            (self._moves[place], self._moves[:place].T, self._near[place, :place])
+            for place in range(most)
+        ]
+
+    def choose(
+        self,
+        codes: Tensor,
+        pull: Tensor,
+        second: Tensor,
+        scale: Tensor,
+        limits: tuple[Tensor, ...],
+    ) -> None:
+        """Go once through the codes [group, N] of a group with scales [N], in place.
+
+        `pull` [group, N] is second @ error before, `limits` are the least and the greatest code.
+        """
+        curvature = second.diagonal()[:, None]
+        share = torch.where(curvature > 0, 1 / curvature, 0.0)
+        moved = torch.empty_like(codes)
+        for begin in range(0, len(codes), len(self._moves)):
+            at = slice(begin, min(begin + len(self._moves), len(codes)))
+            alone = torch.addmm(pull[at], second[at, :begin], moved[:begin]).mul_(share[at])
+            count = len(alone)
+            torch.div(alone, -scale, out=self._moves[:count])
+            torch.mul(second[at, at], share[at], out=self._near[:count, :count])
+            self._move([limit - codes[at] for limit in limits])
+            codes[at] += self._moves[:count]
+            torch.mul(self._moves[:count], scale, out=moved[at])
+
+    def _move(self, limits: list[Tensor]) -> None:
+        """Make whole steps within `limits` of those that are best for each code alone."""
+        lowest, highest = limits
+        for (move, others, near), low, high in zip(
+            self._steps, lowest.unbind(), highest.unbind(), strict=False
+        ):
+            move.addmv_(others, near, alpha=-1).round_().clamp_(low, high)
 
 
 @contextmanager
@@ -96,9 +115,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fitted(codes: Tensor, pull: Tensor, second: Tensor, scale: Tensor) -> Tensor:
-    """Return the least-squares scales [N] for the codes [group, N], in memory of their own."""
-    curvature = (codes * (second @ codes)).sum(dim=0)
-    change = (codes * pull).sum(dim=0) / -curvature.clamp(min=torch.finfo(codes.dtype).tiny)
+def _fitted(codes: Tensor, pull: Tensor, second: Tensor, scale: Tensor, before: Tensor) -> Tensor:
+    """Return the least-squares scales [N] for the codes [group, N], in memory of their own.
+
+    `pull` is second @ error when the weights were still `before`.
+    """
+    reached = second @ codes
+    curvature = (codes * reached).sum(dim=0)
+    moved = (codes * scale).sub_(before)
+    change = (codes * pull).addcmul_(reached, moved).sum(dim=0)
+    change /= -curvature.clamp(min=torch.finfo(codes.dtype).tiny)
     fitted = scale + change
     return torch.where((curvature > 0) & (fitted > 0), fitted, scale)

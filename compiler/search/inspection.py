@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
 from castline.compiler.graph.folds.site import Site
@@ -28,6 +29,8 @@ class InspectedModule:
     """Calls it as the block did, and returns what the block got first."""
     parameters: Mapping[str, Tensor]
     """Those of the block, by name."""
+    answered: Tensor
+    """What the block got first."""
 
     def error(self, weights: Weights, reference: Tensor) -> float:
         """Return the squared error over the square of `reference` with `weights` in place.
@@ -61,19 +64,22 @@ def inspecting(
     """Note how the next run of `block` calls the modules at `paths`: yields them once it has."""
     found: dict[str, InspectedModule] = {}
 
-    def noted(path: str, module: torch.nn.Module) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-            # The last call counts: before, a block may be called to see with which arguments.
-            called = _uncached(args), {key: _uncached(each) for key, each in kwargs.items()}
-            found[path] = InspectedModule(path, _again(module, *called), parameters)
+    def noting(path: str, module: torch.nn.Module) -> Iterator[RemovableHandle]:
+        called: list[tuple[Any, Any]] = []
 
-        return hook
+        def before(_module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+            called[:] = [(_uncached(args), {key: _uncached(each) for key, each in kwargs.items()})]
+
+        def after(_module: torch.nn.Module, _args: Any, answer: Any) -> None:
+            # The last call counts: before, a block may be called to see with which arguments.
+            again = _again(module, *called.pop())
+            found[path] = InspectedModule(path, again, parameters, _first(answer).clone())
+
+        yield module.register_forward_pre_hook(before, with_kwargs=True)
+        yield module.register_forward_hook(after)
 
     modules = ((path, block.get_submodule(path) if path else block) for path in paths)
-    handles = [
-        module.register_forward_pre_hook(noted(path, module), with_kwargs=True)
-        for path, module in modules
-    ]
+    handles = [handle for path, module in modules for handle in noting(path, module)]
     try:
         yield found
     finally:
@@ -105,12 +111,15 @@ def inspected_path(site: Site, prefix: str) -> str | None:
 def _again(module: torch.nn.Module, args: Any, kwargs: Any) -> Callable[[], Tensor]:
     def run() -> Tensor:
         with torch.inference_mode():
-            answer = module(*args, **kwargs)
-        first = answer[0] if isinstance(answer, tuple) else answer
-        assert torch.is_tensor(first), "modules answer with hidden states first"
-        return first
+            return _first(module(*args, **kwargs))
 
     return run
+
+
+def _first(answer: Any) -> Tensor:
+    first = answer[0] if isinstance(answer, tuple) else answer
+    assert torch.is_tensor(first), "modules answer with hidden states first"
+    return first
 
 
 def _uncached(value: Any) -> Any:

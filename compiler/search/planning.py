@@ -142,7 +142,8 @@ class PlanSearch:
         decisions = search.fold(sites, observations)
         if self.recipe.reassembly is not None:
             settings, roles = self.recipe.reassembly, self.searched.roles
-            modules = self._inspected(index, sites, parameters, work, _REASSEMBLED)
+            paths = self._paths(index, sites)
+            modules = self._inspected(index, paths, parameters, work, _REASSEMBLED)
             decisions = SiteReassembly(settings, search, roles, modules)(decisions, observations)
         ranges, cache = self._static(index, decisions, parameters, _states(work, index))
         # A window's blocks wait for one another with what choosing their codes takes, and no more.
@@ -164,10 +165,12 @@ class PlanSearch:
         if self.recipe.reads_moments:
             moments = SecondMoments(first_readers(sites), observations)
             answer = moments.__call__
-        with self._writer(work, index + 1) as writer, LinearCalls(parameters, answer):
-            for batch in _states(work, index).batches(self._rows):
-                writer.append(self.model.run(index, batch))
-                observations.next_batch()
+        judged = self._paths(index, sites) if self.recipe.algorithm == "awq" else set()
+        with LinearCalls(parameters, answer):
+            modules = self._run_whole(index, judged, parameters, observations, work)
+        if judged and not modules:
+            modules = self._inspected(index, judged, parameters, work, _INSPECTED)
+        glimpses = self._inspected(index, judged, parameters, work, _GLIMPSED) if judged else {}
         return BlockSearch(
             self.recipe,
             parameters,
@@ -175,29 +178,59 @@ class PlanSearch:
             self.searched.reads_float,
             prefix,
             moments,
-            *(
-                self._inspected(index, sites, parameters, work, tokens)
-                for tokens in (_INSPECTED, _GLIMPSED)
-                if self.recipe.algorithm == "awq"
-            ),
+            modules,
+            glimpses,
         )
+
+    def _run_whole(
+        self,
+        index: int,
+        judged: set[str],
+        parameters: Mapping[str, torch.Tensor],
+        observations: Observations,
+        work: Path,
+    ) -> dict[str, InspectedModule]:
+        """Run a loaded block on the whole text; what leaves it is on the disk then.
+
+        Return the modules that are `judged` as they ran on the first batch, if that is what they
+        are judged on.
+        """
+        samples, length = self._few(_INSPECTED)
+        alike = (samples, length) == (min(self._rows, len(self.tokens)), self.tokens.shape[1])
+        modules: dict[str, InspectedModule] = {}
+        with self._writer(work, index + 1) as writer:
+            for turn, batch in enumerate(_states(work, index).batches(self._rows)):
+                paths = judged if alike and turn == 0 else set()
+                with inspecting(self.model.blocks[index], paths, parameters) as noted:
+                    writer.append(self.model.run(index, batch))
+                modules |= noted
+                observations.next_batch()
+        return modules
 
     def _inspected(
         self,
         index: int,
-        sites: tuple[Site, ...],
+        paths: set[str],
         parameters: Mapping[str, torch.Tensor],
         work: Path,
         tokens: int,
     ) -> dict[str, InspectedModule]:
-        """Return the modules by whose output scales are judged, as they run on so many tokens."""
-        inspected = (inspected_path(site, self.model.prefix(index)) for site in sites)
-        paths = {path for path in inspected if path is not None}
-        samples = max(1, tokens // self.tokens.shape[1])
-        hidden = next(_states(work, index).batches(samples))[:, :tokens]
+        """Return the modules at `paths` of a block as they run on so many tokens."""
+        samples, length = self._few(tokens)
+        hidden = next(_states(work, index).batches(samples))[:, :length]
         with inspecting(self.model.blocks[index], paths, parameters) as modules:
             self.model.run(index, hidden)
         return modules
+
+    def _few(self, tokens: int) -> tuple[int, int]:
+        """Return of how many samples, and how many tokens of each, so many tokens are."""
+        length: int = self.tokens.shape[1]
+        return min(len(self.tokens), max(1, tokens // length)), min(tokens, length)
+
+    def _paths(self, index: int, sites: tuple[Site, ...]) -> set[str]:
+        """Return where in a block the modules are by whose output its scales are judged."""
+        inspected = (inspected_path(site, self.model.prefix(index)) for site in sites)
+        return {path for path in inspected if path is not None}
 
     def _static(
         self,

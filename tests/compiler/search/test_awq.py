@@ -150,6 +150,19 @@ def test_a_glimpse_finds_what_all_rows_would(problem: Problem, monkeypatch: Any)
     assert glimpsed == found(task).alpha
 
 
+def test_scales_between_two_poor_ones_are_not_tried() -> None:
+    tried = []
+
+    class Bowl:
+        def error(self, scale: torch.Tensor) -> float:
+            tried.append(int(scale))
+            return abs(int(scale) - 8)
+
+    likely = awq._likeliest([torch.tensor(place) for place in range(20)], Bowl())
+    assert tried == [1, 4, 7, 10, 13, 16, 19, 5, 6, 8, 9, 11, 12]
+    assert likely == [7, 8, 9, 10]
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("weight_aware", [False, True])
 def test_a_search_is_never_worse_than_no_scale(
@@ -294,7 +307,7 @@ def test_the_output_of_the_inspected_module_is_what_counts(problem: Problem) -> 
     def run() -> torch.Tensor:
         return torch.nn.functional.linear(x, weight) * select
 
-    module = InspectedModule("mlp", run, {"w0": weight})
+    module = InspectedModule("mlp", run, {"w0": weight}, run())
     best = found(problem(x, w), None, {"mlp": module}, "mlp")
     assert best.inspected == "mlp"
     only = found(problem(x, w[:4]))

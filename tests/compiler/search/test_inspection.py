@@ -112,6 +112,7 @@ def test_a_module_answers_as_it_did_in_its_block(
         handle.remove()
         answer = answers[-1]
         expected = answer[0] if isinstance(answer, tuple) else answer
+        assert torch.equal(found[path].answered, expected)
         assert torch.equal(found[path].run(), expected)
         assert torch.equal(found[path].run(), expected)
         with torch.inference_mode():
@@ -177,6 +178,7 @@ def test_hooks_are_gone_after_the_run() -> None:
     block(torch.zeros(1, 2))
     assert found[""] is first
     assert not block._forward_pre_hooks
+    assert not block._forward_hooks
 
 
 def test_errors_are_those_of_the_inspected_modules_output(

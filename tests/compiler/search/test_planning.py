@@ -114,6 +114,30 @@ def test_awq_chooses_the_codes_of_every_linear_that_is_quantized(
     assert {site.inspected for site in plan.sites if site.scale is not None} <= inspected[name]
 
 
+def test_modules_are_judged_alike_by_the_first_batch_and_by_a_run_of_their_own(
+    search: Callable[..., PlanSearch],
+    w3a16: Recipes,
+    tmp_path: Path,
+    planned: Callable[..., QuantPlan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = planned(search(recipe=w3a16()), tmp_path / "own")  # the first batch is two of three
+    apart, inspected = [], PlanSearch._inspected
+
+    def noted(search: PlanSearch, index: int, *given: Any) -> Any:
+        apart.append(given[-1])
+        return inspected(search, index, *given)
+
+    monkeypatch.setattr(PlanSearch, "_inspected", noted)
+    monkeypatch.setattr(PlanSearch, "_rows", 3)
+    first = planned(search(recipe=w3a16()), tmp_path / "first")
+    assert len(apart) == BLOCKS, "one run for a glimpse"
+    for one, other in zip(own.sites, first.sites, strict=True):
+        assert one.inspected == other.inspected
+        if one.inspected is not None:  # a linear of its own is judged by rows taken by chance
+            assert one.error_before == pytest.approx(other.error_before, rel=0.01)
+
+
 def test_codes_can_be_chosen_without_scales(
     search: Callable[..., PlanSearch],
     w3a16: Recipes,

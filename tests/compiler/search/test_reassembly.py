@@ -222,7 +222,7 @@ def test_the_output_of_the_inspected_module_is_what_counts(problem: Problem) -> 
         return torch.nn.functional.linear(hidden * chance, parameters["down"])
 
     asked = problem(x, w, router, unquantized=("w1",))
-    best = found(asked, None, InspectedModule("mlp", run, parameters))
+    best = found(asked, None, InspectedModule("mlp", run, parameters, run()))
     down, chance = stored["down"].double() * select, (x @ router.T).sigmoid()
     expected = chance * (x.double() @ w.double().T + bias) @ down.T
 
