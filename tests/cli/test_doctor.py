@@ -35,7 +35,7 @@ def test_says_what_building_the_plugins_needs(
     monkeypatch.setenv("CASTLINE_PLUGINS", str(tmp_path / "absent.so"))
     monkeypatch.setattr(toolchain, "missing_tools", lambda: ("ninja: pip install ninja",))
     text = " ".join(run("doctor").stdout.split())
-    assert f"the plugin library {tmp_path}/absent.so cannot be loaded" in text
+    assert f"CASTLINE_PLUGINS names {tmp_path}/absent.so, which is no file" in text
     assert "to build it: ninja: pip install ninja" in text
 
 

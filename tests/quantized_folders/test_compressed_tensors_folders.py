@@ -167,16 +167,17 @@ def test_a_configuration_of_another_width_contradicts_the_codes(
     refused(folder, "model.layers.0.self_attn.q_proj.weight_packed has 8 words a row")
 
 
-def test_scales_of_run_time_are_refused_before_an_engine_is_built(
+def test_scales_of_run_time_are_refused_without_plugins_before_an_engine_is_built(
     written: Any, refused: Any, packs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt_rtx, "require_builder", lambda: None)
     folder = written(packs["int8"], CONFIGURATIONS["int8"])
-    refused(folder, "has 14 linears that take them at run time", target="tensorrt-rtx")
+    words = "has 14 linears that take them at run time"
+    refused(folder, words, target="tensorrt-rtx", plugins="never")
 
 
 @pytest.mark.tensorrt
-@pytest.mark.parametrize("form", ["packed", "float8"])
+@pytest.mark.parametrize("form", ["packed", "float8", "int8"])
 def test_an_engine_is_built_with_the_folders_codes(
     written: Any, compiled: Any, packs: Any, form: str
 ) -> None:
