@@ -8,6 +8,7 @@ FLOAT_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 K_MULTIPLE = 16  # activations are loaded 16 bytes at once, from the first of every token
 LEAST_GROUP = 32  # a group ends where a matrix instruction ends
 MOST_QUANTIZED = 32768  # channels of a token that one block of threads holds
+MOST_REASSEMBLED = 49152  # channels, and those added to them, in the shared memory of every GPU
 _RANKS = (2, 3)
 
 
@@ -34,6 +35,16 @@ def width_misfit(k: int) -> str | None:
     if k <= MOST_QUANTIZED:
         return None
     return f"tokens of {k} channels are quantized at run time, and plugins take {MOST_QUANTIZED}"
+
+
+def reassembly_misfit(k: int, added: int) -> str | None:
+    """Return why plugins do not add so many channels to `k` others; None if they do."""
+    if added <= k and k + added <= MOST_REASSEMBLED:
+        return None
+    return (
+        f"{added} channels are added to {k}, and plugins take no more than these, and "
+        f"{MOST_REASSEMBLED} together; use a smaller reassembly.ratio"
+    )
 
 
 def rank_misfit(x: ir.Value) -> str | None:

@@ -26,6 +26,9 @@ extern "C" {
 enum CastlineType { CASTLINE_FLOAT16 = 0, CASTLINE_BFLOAT16 = 1 };
 /* How many channels kernels take: where sums fit int32, and where a token fits a block of threads. */
 enum { CASTLINE_MOST_INTEGER_CHANNELS = 65536, CASTLINE_MOST_TOKEN_CHANNELS = 32768 };
+/* Channels of a token and those that are added to them, together: 2 bytes each of the shared memory
+ * that a block has on every GPU, 99 KB. */
+enum { CASTLINE_MOST_REASSEMBLED_CHANNELS = 49152 };
 enum CastlineOffsets { CASTLINE_ZERO_POINTS = 0, CASTLINE_FLOAT_OFFSETS = 1 };
 
 /* How a product is computed. 0 leaves the choice to the library; others are of castline_tactics. */

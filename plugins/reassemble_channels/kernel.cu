@@ -196,6 +196,10 @@ int reassemble(const char* op, const CastlineReassemble& what, const CastlineQua
     if (what.extras < 0 || what.extras > what.k) {
         return fail("%s: %d channels to add to %d; there must be 0 to k", op, what.extras, what.k);
     }
+    if (what.k + what.extras > CASTLINE_MOST_REASSEMBLED_CHANNELS) {
+        return fail("%s: %d channels and %d to add: a block has room for %d together", op, what.k, what.extras,
+                    CASTLINE_MOST_REASSEMBLED_CHANNELS);
+    }
     if (what.m == 0) return 0;
     return what.type == CASTLINE_FLOAT16 ? reassemble_tokens<Half>(what, codes, stream)
                                          : reassemble_tokens<BFloat16>(what, codes, stream);

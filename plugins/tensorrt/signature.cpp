@@ -2,6 +2,8 @@
 
 #include "log.h"
 
+#include "../common/kernels.h"
+
 namespace castline {
 namespace {
 
@@ -116,6 +118,12 @@ std::string Signature::wrong_shapes(std::vector<Shape> const& given, bool all_kn
                    expected_words(inputs[i], expected);
         }
         extras = inputs[i].shape == Shape{kExtras} ? given[i][0] : extras;
+    }
+    bool const known = channels != kUnknown && extras != kUnknown;
+    if (known && (extras > channels || channels + extras > CASTLINE_MOST_REASSEMBLED_CHANNELS)) {
+        return std::to_string(extras) + " channels are added to " + std::to_string(channels) +
+               ", expected no more than these, and " + std::to_string(CASTLINE_MOST_REASSEMBLED_CHANNELS) +
+               " together at most";
     }
     return "";
 }

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from castline.compiler.graph.linears import Linear, linears
-from castline.compiler.passes.plugin_limits import FLOAT_TYPES, misfit, rank_misfit, width_misfit
+from castline.compiler.passes.plugin_limits import (
+    FLOAT_TYPES,
+    misfit,
+    rank_misfit,
+    reassembly_misfit,
+    width_misfit,
+)
 from castline.compiler.passes.weight_codes import block_of
 from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.recipe import Recipe
@@ -17,8 +23,19 @@ from castline.compiler.targets.tensorrt_rtx.refusals import Finding
 from castline.plugins.catalogue import PACKED
 from castline.plugins.linear_w4a16.op import LINEAR_W4A16
 from castline.plugins.op import DOMAIN
+from castline.plugins.reassemble_and_quantize.op import (
+    REASSEMBLE_AND_QUANTIZE,
+    REASSEMBLE_AND_QUANTIZE_ASYMMETRIC,
+)
+from castline.plugins.reassemble_channels.op import REASSEMBLE_CHANNELS
 
 _JUDGED = (LINEAR_W4A16, *PACKED)  # by the passes that pack
+_REASSEMBLING = (
+    REASSEMBLE_CHANNELS,
+    REASSEMBLE_AND_QUANTIZE,
+    REASSEMBLE_AND_QUANTIZE_ASYMMETRIC,
+)
+_PLACE = 3  # of their inputs, the places of channels that are added
 _FOUR_BITS = 4
 _FLOAT32 = "plugins read float16 and bfloat16; use --dtype float16"
 
@@ -90,4 +107,15 @@ def _unread(node: ir.Node) -> str | None:
     if x.dtype == ir.DataType.FLOAT:
         return _FLOAT32
     width = None if x.shape is None else x.shape[-1]
-    return rank_misfit(x) or (width_misfit(width) if isinstance(width, int) else None)
+    if not isinstance(width, int):
+        return rank_misfit(x)
+    return rank_misfit(x) or width_misfit(width) or _too_many_added(node, width)
+
+
+def _too_many_added(node: ir.Node, k: int) -> str | None:
+    if not any(op.is_op_of(node) for op in _REASSEMBLING):
+        return None
+    place = node.inputs[_PLACE]
+    assert place is not None, "our ops have all their inputs"
+    assert place.shape is not None, "initializers have shapes"
+    return reassembly_misfit(k, int(place.shape.numpy()[0]))
