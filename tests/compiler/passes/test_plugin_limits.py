@@ -7,7 +7,12 @@ import re
 import onnx_ir as ir
 import pytest
 
-from castline.compiler.passes.plugin_limits import misfit, rank_misfit, width_misfit
+from castline.compiler.passes.plugin_limits import (
+    misfit,
+    rank_misfit,
+    reassembly_misfit,
+    width_misfit,
+)
 
 HALF = ir.DataType.FLOAT16
 
@@ -44,6 +49,15 @@ def test_values_have_two_or_three_axes() -> None:
     assert ranks[4] == "what it reads has 4 axes, and plugins read 2 or 3"
     assert ranks[1] is not None
     assert rank_misfit(ir.Value(name="x")) is None, "TensorRT's parser will tell"
+
+
+@pytest.mark.parametrize(
+    ("k", "added", "fits"), [(32768, 16384, True), (32768, 16385, False), (8, 9, False)]
+)
+def test_added_channels_fit_beside_the_others(k: int, added: int, fits: bool) -> None:
+    reason = reassembly_misfit(k, added)
+    assert (reason is None) == fits
+    assert fits or f"{added} channels are added to {k}" in str(reason)
 
 
 def test_tokens_quantized_at_run_time_fit_a_block_of_threads() -> None:

@@ -96,5 +96,8 @@ def test_what_cannot_be_computed_is_refused(emulated: ArrayKernels) -> None:
     x = np.zeros((1, 8), np.float16)
     with pytest.raises(PluginError, match="ReassembleChannels: 9 channels to add to 8"):
         emulated.reassemble(x, *channels(8, 2)[:2], *channels(8, 9)[2:])
+    wide = np.zeros((1, 32768), np.float16)
+    with pytest.raises(PluginError, match="32768 channels and 16385 to add: a block has room for"):
+        emulated.reassemble(wide, *channels(32768, 16385))
     with pytest.raises(PluginError, match="ReassembleAndQuantize: codes of 1 bits"):
         emulated.reassemble_quantize(x, *channels(8, 2), bits=1, symmetric=True)

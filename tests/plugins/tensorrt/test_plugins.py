@@ -181,3 +181,16 @@ def test_refuses_shapes_with_the_reason(
     answers = ask(op, *tensors[:place], tensor, *tensors[place + 1 :], **fields)
     assert answers.said["configured"] == "0"
     assert reason in answers.reasons
+
+
+@pytest.mark.parametrize(
+    ("channels", "added"), [(16, 32), (32768, 16385)], ids=["more than there are", "too many"]
+)
+def test_refuses_more_added_channels_than_a_block_holds(
+    channels: int, added: int, ask: Ask
+) -> None:
+    x = f"half:5,{channels}"
+    of_added = (f"int32:{added}", f"int32:{added}", f"float:{added}")
+    answers = ask("ReassembleChannels", x, f"int32:{channels}", f"float:{channels}", *of_added, x)
+    assert answers.said["configured"] == "0"
+    assert f"{added} channels are added to {channels}, expected no more than" in answers.reasons

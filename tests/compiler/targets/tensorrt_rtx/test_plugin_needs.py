@@ -119,3 +119,14 @@ def test_what_a_plugin_would_not_read_is_named(kind: str, shape: str, reason: st
     QUANTIZE_PER_TOKEN.define_in(model)
     found = [finding.reason for finding in unread(model)]
     assert found == ([] if reason is None else [reason])
+
+
+def test_more_channels_than_a_block_holds_are_named() -> None:
+    model = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 23, "castline" : 1]>
+        g (float16[A, 16] x, int32[16] gather, float[16] scale, int32[32] place,
+           int32[32] channel, float[32] channel_scale) => (float16[A, 16] y)
+        { y = castline.ReassembleChannels (x, gather, scale, place, channel, channel_scale) }
+    """)
+    (finding,) = unread(model)
+    assert finding.reason.startswith("32 channels are added to 16")
