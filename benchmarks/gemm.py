@@ -30,7 +30,7 @@ from castline.plugins.emulation import build_emulated
 from castline.plugins.library import find_library
 
 BUILD = Path(__file__).resolve().parents[1] / "build" / "benchmarks" / "emulated"
-TIMED = ("W4A16", "W8A8", "W4A8", "W4A4 QLLM")
+TIMED = ("W4A16", "W8A8", "W4A8", "W4A8 groups", "W4A4 QLLM")
 EMULATED_SHAPES, EMULATED_TOKENS = ((64, 16), (160, 48)), (1, 9, 17, 257)
 UNMEASURED = "unmeasured: no GPU"
 BANDWIDTH_TOKENS = 64  # up to here, memory is the limit that a time is held against

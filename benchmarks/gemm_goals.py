@@ -30,6 +30,8 @@ class Goal:
     small_ratio: float | None = None  # at small layers, where it is another
 
 
+_IN_GROUPS = 0.9  # of the ratio with a scale per channel
+
 GOALS = {
     "W4A16": (
         Goal(1, 3.0, 2.2),
@@ -68,6 +70,15 @@ GOALS = {
         Goal(1024, 1.25),
     ),
 }
+
+GOALS["W4A8 groups"] = tuple(
+    Goal(
+        each.tokens,
+        round(_IN_GROUPS * each.ratio, 3),
+        None if each.small_ratio is None else round(_IN_GROUPS * each.small_ratio, 3),
+    )
+    for each in GOALS["W4A8"]
+)
 
 
 def goal(scheme: str, m: int, k: int, n: int) -> float:

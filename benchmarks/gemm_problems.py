@@ -28,6 +28,7 @@ POISON = float("nan")
 OUTLIERS, PLAIN, ZEROS, LARGEST, TINY = "outliers", "plain", "zeros", "largest", "tiny"
 LARGEST_X = 448.0  # the sum of k such, times weights of about 1 / sqrt(k), is a float16
 DATA = (OUTLIERS, PLAIN, ZEROS, LARGEST, TINY)
+LEVELS = 16  # whole numbers that scales of groups are, from 1 on
 EXPANDED_FROM = 256  # tokens above which weights may be stored as floats before they are used
 
 
@@ -56,6 +57,7 @@ SCHEMES = (
     Scheme("W8A8", 8, 8),
     Scheme("W8A8 asymmetric", 8, 8, asymmetric=True),
     Scheme("W4A8", 4, 8, weight_zero_points=True),
+    Scheme("W4A8 groups", 4, 8, group=128),
     Scheme("W4A4 QLLM", 4, 4, asymmetric=True, weight_zero_points=True, reassembled=True),
 )
 
@@ -66,7 +68,7 @@ class Weights:
 
     packed: Tensor
     scales: Tensor  # [strips, groups, 16] of groups; [N] per output channel
-    offsets: Tensor | None  # of groups: zero points int8, or float32
+    offsets: Tensor | None  # of groups: zero points int8, or float32; integer products: scales int8
     zero_points: Tensor | None  # [N] int8
     sums: Tensor | None  # [N] int32
     bias: Tensor  # [N]
@@ -116,11 +118,17 @@ class Problem:
         packed = self._bytes(packed_shape(n, k, scheme.weight_bits), generator)
         step = 1 / (0.29 * 2**scheme.weight_bits * k**0.5)  # 0.29: deviation of even codes
         groups = -(-k // scheme.group) if scheme.group else 0
-        shape = (strips, groups, 16) if groups else (n,)
+        of_groups = (strips, groups, 16)
+        in_two_levels = scheme.integer and groups > 0
+        if in_two_levels:
+            step /= LEVELS / 2  # what the scales of groups are about
+        shape = of_groups if groups and not in_two_levels else (n,)
         scales = (self._uniform(shape, generator) + 0.5) * step
         bias = self._uniform((n,), generator).to(self.dtype)
         offsets = zero_points = sums = None
-        if groups:
+        if in_two_levels:
+            offsets = self._bytes(of_groups, generator) % LEVELS + 1
+        elif groups:
             offsets = self._bytes(shape, generator) % 16 - 8
             if scheme.float_offsets:
                 offsets = -offsets.float() * scales
@@ -231,6 +239,7 @@ class Problem:
                 weight_scale=weights.scales.data_ptr(),
                 weight_zero_point=_address(weights.zero_points),
                 weight_sums=_address(weights.sums),
+                group_scales=_address(weights.offsets),
                 bias=weights.bias.data_ptr(),
                 y=to.y.data_ptr(),
                 tactic=tactic,
@@ -242,15 +251,19 @@ class Problem:
 
     def _of_groups(self, weights: Weights) -> Tensor:
         assert weights.offsets is not None, "groups have offsets"
-        scales, offsets = (
-            torch.from_numpy(unpack_scales(each.cpu().double().numpy(), self.n)).to(self.device)
-            for each in (weights.scales, weights.offsets)
-        )
         of_k = torch.arange(self.k, device=self.device) // self.scheme.group
         codes = self._codes(weights.packed, None).double()
+        offsets = self._unpacked(weights.offsets)
+        if self.scheme.integer:
+            return codes * offsets[:, of_k]
+        scales = self._unpacked(weights.scales)
         if self.scheme.float_offsets:
             return codes * scales[:, of_k] + offsets[:, of_k]
         return (codes - offsets[:, of_k]) * scales[:, of_k]
+
+    def _unpacked(self, of_groups: Tensor) -> Tensor:
+        unpacked = unpack_scales(of_groups.cpu().double().numpy(), self.n)
+        return torch.from_numpy(unpacked).to(self.device)
 
     def _codes(self, packed: Tensor, zero_points: Tensor | None) -> Tensor:
         """Return the codes [N, K], less zero points, as int16."""

@@ -1,11 +1,11 @@
-"""Compare INT4 folders: prefill and decode speed of ours and of onnxruntime-genai's builder."""
+"""Compare folders for onnxruntime-genai: prefill and decode speed of ours and of its builder."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -15,17 +15,54 @@ from record import Run, folder_mb, machine, table, write_result
 from sample import BUILD, NAME, fresh, sample_model
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
-RECIPE = "w4a16-rtn-sym"
-OURS, BUILDER = "castline", "builder"
+OURS, BUILDER, OUR_FLOAT = "castline", "builder", "castline, float"
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A folder of ours."""
+
+    recipe: str
+    changes: tuple[str, ...] = ()  # values of --set
+    options: tuple[str, ...] = ()
+
+    def command(self, out: Path) -> list[str]:
+        script = str(Path(sys.executable).with_name("castline"))
+        sets = [part for change in self.changes for part in ("--set", change)]
+        recipe = ["--recipe", self.recipe, *sets, "--target", "onnxruntime"]
+        # Speed is compared here: a loss that the gate would refuse must not end the measurement.
+        return [
+            script,
+            "compile",
+            str(sample_model()),
+            *recipe,
+            *self.options,
+            "-o",
+            str(out),
+            "--no-gate",
+        ]
+
+
+@dataclass(frozen=True)
+class Builders:
+    """A folder of onnxruntime-genai's model builder."""
+
+    precision: str
+    options: tuple[str, ...] = ()  # values of --extra_options
+
+    def command(self, out: Path) -> list[str]:
+        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+        place = ["-i", str(sample_model()), "-o", str(out), "-c", str(BUILD / "cache")]
+        extra = ["--extra_options", *self.options] if self.options else []
+        return [*builder, *place, "-p", self.precision, "-e", "cpu", *extra]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to quantize, said to both sides."""
+    """Two folders to compare: the first one's speed as a multiple of the second one's."""
 
     name: str
-    castline: tuple[str, ...]  # values of --set
-    builder: tuple[str, ...]  # values of --extra_options
+    sides: Mapping[str, Ours | Builders]
 
 
 @dataclass(frozen=True)
@@ -34,71 +71,81 @@ class Comparison:
 
     setting: Setting
     medians: Mapping[str, Mapping[str, float]]  # by side: prefill, decode, folder_mb
-    ratio: Mapping[str, float]  # ours by theirs; empty when one side is measured alone
+    ratio: Mapping[str, float]  # the first by the second
     runs: tuple[Run, ...]
 
 
-def int4_table(group_size: int) -> tuple[str, ...]:
+def tables(bits: int, group_size: int, parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Say how the head is stored, and the embedding that is tied to it."""
+    scheme = (f"bits={bits}", f"group_size={group_size}", "symmetric=true")
+    return tuple(f"{part}.{field}" for part in parts for field in scheme)
+
+
+def int4(group_size: int) -> Ours:
     """The builder stores a tied embedding and head as one INT4 matrix; so do we when told."""
-    scheme = ("bits=4", f"group_size={group_size}", "symmetric=true")
-    return tuple(f"{part}.{field}" for part in ("embedding", "head") for field in scheme)
+    both = tables(4, group_size, ("embedding", "head"))
+    return Ours("w4a16-rtn-sym", (f"weights.group_size={group_size}", *both))
 
 
+# How codes were found makes no difference to speed, and takes minutes.
+_NOT_SEARCHED = ("algorithm=round-to-nearest", "rounding=nearest", "clipping=null")
+_INT4_BY_INT8 = Ours("w4a8-smoothquant-groups", (*int4(64).changes, *_NOT_SEARCHED))
+_INT4_OF_64 = Builders("int4", ("is_symmetric=true", "block_size=64"))
 SETTINGS = (
     Setting(
-        "groups of 32, head int4",
-        ("weights.group_size=32", *int4_table(32)),
-        ("is_symmetric=true", "block_size=32"),
+        "INT4, groups of 32, head INT4",
+        {OURS: int4(32), BUILDER: Builders("int4", ("is_symmetric=true", "block_size=32"))},
     ),
     Setting(
-        "groups of 64, head int4",
-        ("weights.group_size=64", *int4_table(64)),
-        ("is_symmetric=true", "block_size=64"),
+        "INT4, groups of 64, head INT4",
+        {OURS: int4(64), BUILDER: _INT4_OF_64},
     ),
     Setting(
-        "groups of 32, head float",
-        ("weights.group_size=32",),
-        ("is_symmetric=true", "block_size=32", "nodes_to_exclude=/lm_head/MatMul"),
+        "INT4, groups of 32, head float",
+        {
+            OURS: Ours("w4a16-rtn-sym", ("weights.group_size=32",)),
+            BUILDER: Builders(
+                "int4",
+                ("is_symmetric=true", "block_size=32", "nodes_to_exclude=/lm_head/MatMul"),
+            ),
+        },
     ),
+    Setting(
+        # The builder keeps the embedding in float, apart from the head.
+        "INT8, groups of 32, head INT8",
+        {
+            OURS: Ours(
+                "w4a16-rtn-sym",
+                ("weights.bits=8", "weights.group_size=32", *tables(8, 32, ("head",))),
+            ),
+            BUILDER: Builders("int8", ("is_symmetric=true", "block_size=32")),
+        },
+    ),
+    Setting("INT4 by INT8, groups of 64, head INT4", {OURS: _INT4_BY_INT8, BUILDER: _INT4_OF_64}),
+    Setting(
+        # A prompt needs no more, and the builder's folder computes them all.
+        "INT4 by INT8, groups of 64, head INT4, logits of the last token",
+        {OURS: replace(_INT4_BY_INT8, options=("--logits", "last")), BUILDER: _INT4_OF_64},
+    ),
+    Setting("float", {OURS: Ours("float"), BUILDER: Builders("fp32")}),
+    Setting("INT4, groups of 32, by float", {OURS: int4(32), OUR_FLOAT: Ours("float")}),
 )
-
-
-def castline_compile(setting: Setting, out: Path) -> list[str]:
-    script = str(Path(sys.executable).with_name("castline"))
-    sets = [part for value in setting.castline for part in ("--set", value)]
-    recipe = ["--recipe", RECIPE, *sets, "--target", "onnxruntime"]
-    # Speed is compared here: a loss that the gate would refuse must not end the measurement.
-    return [script, "compile", str(sample_model()), *recipe, "-o", str(out), "--no-gate"]
-
-
-def model_builder(setting: Setting, out: Path) -> list[str]:
-    builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-    place = ["-i", str(sample_model()), "-o", str(out), "-c", str(BUILD / "cache")]
-    return [*builder, *place, "-p", "int4", "-e", "cpu", "--extra_options", *setting.builder]
-
-
-SIDES = {OURS: castline_compile, BUILDER: model_builder}
 
 
 def prepare(side: str, index: int, threads: int, environment: Mapping[str, str]) -> Path:
     """Build one folder and set its thread count; return it."""
-    out = fresh(BUILD / "generate" / f"{side}-{index}")
-    command = SIDES[side](SETTINGS[index], out)
-    cost = run_measured(command, environment)
-    print(f"  {side}, {SETTINGS[index].name}: built in {cost.wall_s:.1f} s", flush=True)
+    setting = SETTINGS[index]
+    out = fresh(BUILD / "generate" / f"{list(setting.sides).index(side)}-{index}")
+    cost = run_measured(setting.sides[side].command(out), environment)
+    print(f"  {side}, {setting.name}: built in {cost.wall_s:.1f} s", flush=True)
     use_threads(out, threads)
     return out
 
 
-def compare(
-    setting: Setting,
-    index: int,
-    sides: list[str],
-    options: argparse.Namespace,
-    environment: Mapping[str, str],
-) -> Comparison:
-    """Build and measure every side of one setting, turn by turn."""
-    folders = {side: prepare(side, index, options.threads, environment) for side in sides}
+def compare(index: int, options: argparse.Namespace, environment: Mapping[str, str]) -> Comparison:
+    """Build and measure both sides of one setting, turn by turn."""
+    setting = SETTINGS[index]
+    folders = {side: prepare(side, index, options.threads, environment) for side in setting.sides}
     lengths = (PROMPT_TOKENS, NEW_TOKENS)
     runs = paired_runs(folders, lengths, options.turns, options.repetitions)
     typical = {
@@ -106,10 +153,9 @@ def compare(
             **{key: median(float(r[key]) for r in runs if r["side"] == side) for key in SPEEDS},
             "folder_mb": round(folder_mb(folders[side]), 1),
         }
-        for side in sides
+        for side in folders
     }
-    compared = ratios(runs, OURS, BUILDER) if len(sides) > 1 else {}
-    return Comparison(setting, typical, compared, runs)
+    return Comparison(setting, typical, ratios(runs, *folders), runs)
 
 
 def main() -> None:
@@ -117,26 +163,31 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="processes, an even number (4)")
     parser.add_argument("--repetitions", type=int, default=9, help="pairs of runs in each (9)")
     parser.add_argument("--threads", type=int, default=2, help="intra-op threads (2)")
-    parser.add_argument("--only", choices=[OURS, BUILDER], help="no result is kept")
+    numbers = ", ".join(f"{number} {setting.name}" for number, setting in enumerate(SETTINGS))
+    parser.add_argument(
+        "--setting",
+        type=int,
+        choices=range(len(SETTINGS)),
+        help=f"one of them, and no result is kept: {numbers}",
+    )
     options = parser.parse_args()
     if options.turns < 2 or options.turns % 2:
         parser.error("--turns must be an even number: each side is loaded first as often")
     environment = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
-    sides = [side for side in SIDES if options.only in (None, side)]
 
     sample_model()
     busy = machine()
     compared: list[Comparison] = []
-    for index in range(len(SETTINGS)):
-        compared.append(compare(SETTINGS[index], index, sides, options, environment))
+    chosen = range(len(SETTINGS)) if options.setting is None else [options.setting]
+    for index in chosen:
+        compared.append(compare(index, options, environment))
         print_speeds(compared[-1])
-    if options.only:
+    if options.setting is not None:
         return
     path = write_result(
         "generate",
         {
             "model": NAME,
-            "recipe": RECIPE,
             "prompt_tokens": PROMPT_TOKENS,
             "new_tokens": NEW_TOKENS,
             "threads": options.threads,
@@ -155,8 +206,7 @@ def print_speeds(comparison: Comparison) -> None:
         [side, *(f"{speed[key]:.0f}" for key in SPEEDS), f"{speed['folder_mb']:.0f}"]
         for side, speed in comparison.medians.items()
     ]
-    if comparison.ratio:
-        rows.append(["ratio", *(f"{comparison.ratio[key]:.2f}" for key in SPEEDS), ""])
+    rows.append(["ratio", *(f"{comparison.ratio[key]:.2f}" for key in SPEEDS), ""])
     header = ["", "prefill", "decode", "MB"]
     print(f"\n{comparison.setting.name}\n{table(header, rows)}\n", flush=True)
 

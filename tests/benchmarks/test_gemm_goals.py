@@ -12,6 +12,7 @@ import pytest
         ("W4A16", 8, 4096, 11008, 3.0),
         ("W4A16", 128, 4096, 4096, 1.1),  # one goal for all layers
         ("W8A8", 64, 14336, 4096, 1.6),
+        ("W4A8 groups", 1, 4096, 14336, 2.61),  # nine tenths of the goal with a scale per channel
         ("W4A8", 512, 4096, 4096, 1.4),  # until the next goal begins
         ("W4A4 QLLM", 4096, 4096, 4096, 1.25),
     ],
