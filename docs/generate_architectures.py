@@ -30,7 +30,7 @@ SWEEPS = (
     "::test_every_architecture_computes_what_its_neutral_form_does",
 )
 ENGINES = (
-    "tests/compiler/targets/tensorrt_rtx/test_target.py::test_every_architecture_becomes_an_engine"
+    "tests/compiler/targets/tensorrt/test_target.py::test_every_architecture_becomes_an_engine"
 )
 LIBRARIES = ("torch", "transformers", "onnxruntime")
 HEADINGS = (
