@@ -19,8 +19,8 @@ SAMPLE = $$($(BIN)/python -c 'import importlib.util as u, pathlib as p; \
 PROMPT ?= What is the capital of France?
 # --no-cutlass: minutes less, and prompts of many tokens slower
 PLUGINS_OPTIONS ?=
-# tensorrt and not slow: tiny models alone
-ENGINES ?= tensorrt
+# tensorrt and not slow and not gpu: tiny models alone
+ENGINES ?= tensorrt and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plugins test test-slow test-tensorrt lint format bench clean
@@ -60,6 +60,7 @@ format: $(INSTALLED) ## put every file into the house's form
 
 bench: $(INSTALLED) ## measure against other tools, side by side
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/engine_build.py
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/experts.py
 	$(BIN)/python benchmarks/reassembly.py

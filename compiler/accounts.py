@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from castline.compiler.report.inspection import KindSize
 from castline.compiler.report.outcome import CompileOutcome, ExportOutcome
 from castline.compiler.report.page import write_page
 from castline.compiler.report.record import write_report
+from castline.exporters.checkpoint import Checkpoint, is_on_hub
 from castline.progress import Progress
 
 if TYPE_CHECKING:
@@ -56,6 +58,17 @@ def origin(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:
     return {"source": outcome.source, "source_is_local": outcome.source_path is not None}
 
 
+def hub_revision(checkpoint: Checkpoint) -> str | None:
+    """Return the commit of a checkpoint that came from the Hub; None for a local one.
+
+    The Hub's cache keeps each commit in a folder that is called by it.
+    """
+    if checkpoint.config_file is None or not is_on_hub(checkpoint.source):
+        return None
+    snapshot = checkpoint.config_file.parent
+    return snapshot.name if snapshot.parent.name == "snapshots" else None
+
+
 def provenance(sha256: str, text: HeldOutText | HeldOutPassages | None) -> dict[str, str]:
     """Return what the report says of where things come from, beside the calibration text."""
     judged = {} if text is None else {"Evaluation text": f"{text.source}, SHA-256 {text.sha256}"}
@@ -75,17 +88,26 @@ def facts(
     float_type: ir.DataType,
     text: HeldOutText | HeldOutPassages | None,
     build: Mapping[str, object],
+    *,
+    revision: str | None,
+    plan: QuantPlan | None,
 ) -> dict[str, object]:
-    """Return what the manifest says; nothing in it depends on the hour or the machine's speed."""
+    """Return what the manifest says; nothing in it depends on the hour or the machine's speed.
+
+    `revision` is that of `hub_revision`. What each field holds stands in `package.manifest`.
+    """
+    calibration = None if plan is None else asdict(plan.identity.calibration)
     compared = outcome.to_json()
     return {
         **origin(outcome),
+        "checkpoint_revision": revision,
         "checkpoint_sha256": sha256,
         "recipe": recipe.model_dump(),
         "target": outcome.target,
         "dtype": float_type.numpy().name,
         "build": build,
         "libraries": _libraries(),
+        "calibration": calibration,
         "evaluation_text": None if text is None else {"source": text.source, "sha256": text.sha256},
         "figures": {key: compared[key] for key in ("language", "encoding", "tensors", "verdicts")},
         "bits_per_weight": outcome.bits_per_weight,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from castline.compiler.accounts import facts, origin, provenance, write_accounts
+from castline.compiler.accounts import facts, hub_revision, origin, provenance, write_accounts
 from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.provenance import local_path, opening_title
 from castline.compiler.importing.imported import imported
@@ -30,12 +30,12 @@ from castline.compiler.report.page import write_page
 from castline.compiler.report.quantization import plan_json
 from castline.compiler.report.record import write_report
 from castline.compiler.rewriting import quantize_graph
-from castline.compiler.targets.catalogue import target_named
+from castline.compiler.targets.catalogue import refuse_options, target_named
 from castline.compiler.targets.context import note_context
 from castline.compiler.targets.onnx import Onnx
+from castline.compiler.targets.options import TargetOptions
 from castline.compiler.targets.runtime import onnxruntime_module
-from castline.compiler.targets.target import Built
-from castline.compiler.targets.tensorrt_rtx.plugin_library import PluginUse
+from castline.compiler.targets.target import Built, Target
 from castline.compiler.targets.unpacked import unpacked_bytes
 from castline.compiler.targets.write import MODEL, write_model
 from castline.compiler.to_huggingface import HUGGINGFACE, compile_to_huggingface
@@ -108,7 +108,7 @@ def compile_model(
     recipe: Recipe,
     as_stored: Recipe | None = None,
     target: str,
-    plugins: PluginUse = "auto",
+    options: TargetOptions | None = None,
     plan: Path | None = None,
     device: str = "cpu",
     dtype: str | None = None,
@@ -126,14 +126,14 @@ def compile_model(
     `dtype` is that of what is not quantized (None: what suits the target); `evaluation_text` is a
     text file, folder or dataset to judge by (None: the shipped text). `plan` is a plan's folder;
     without one, a recipe that takes numbers from a text has its plan made, on `device`. The plan is
-    published inside the output. `plugins` says whether the tensorrt-rtx target may have plugins
-    compute what TensorRT has no operators for: "auto" or "never". `allow_lossy` lets codes of a
-    quantized checkpoint change. Raises GateFailedError when a figure misses the recipe's threshold,
-    and the other CastlineErrors; nothing is written then.
+    published inside the output. `options` are what is chosen of the target. `allow_lossy` lets
+    codes of a quantized checkpoint change. Raises GateFailedError when a figure misses the recipe's
+    threshold, and the other CastlineErrors; nothing is written then.
     """
     started = time.perf_counter()
     progress = progress or SilentProgress()
     if target == HUGGINGFACE:
+        refuse_options(target, options or TargetOptions(), engine=False)
         return compile_to_huggingface(
             source,
             output,
@@ -150,7 +150,7 @@ def compile_model(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
-    chosen = target_named(target, plugins)
+    chosen = target_named(target, options)
     chosen.require(recipe)
     if gate:
         onnxruntime_module()  # runs the result of every target for the comparison
@@ -165,7 +165,8 @@ def compile_model(
             _require_comparable(float_type)
         text = text_to_judge_by(checkpoint, evaluation_text, progress) if gate else None
         exported = tried(export(checkpoint, float_type, progress), progress)
-        chosen.require_graph(exported.model, recipe)
+        context = context_length(checkpoint.config)
+        chosen.require_graph(exported.model, recipe, context)
         sha256 = hashed(checkpoint, progress)
         quantization = plan_for(
             checkpoint,
@@ -178,7 +179,6 @@ def compile_model(
             device=device,
             progress=progress,
         )
-        context = context_length(checkpoint.config)
         stored = imported(exported.checkpoint, progress) if recipe.as_stored else None
         notes = exported.notes + quantize_graph(exported.model, recipe, quantization, stored)
         lowered = chosen.lower(exported.model, context)
@@ -192,10 +192,15 @@ def compile_model(
         note_context(exported.model, context)
         write_model(exported.model, folder, progress)
         notes += save_companions(
-            checkpoint, folder, exported.interface, shares_cache=lowered.shares_cache
+            checkpoint,
+            folder,
+            exported.interface,
+            shares_cache=lowered.shares_cache,
+            provider=chosen.options.provider,
         )
         built = chosen.build(folder, context, progress)
         measured, speeds = _proved(checkpoint, folder, text, recipe, built, threads, progress)
+        notes += _finished(chosen, folder, text, threads)
         size = model_bytes(folder) if built.bytes is None else built.bytes
         outcome = CompileOutcome(
             output=output,
@@ -215,13 +220,24 @@ def compile_model(
             seconds=time.perf_counter() - started,
             notes=(*notes, *carried.notes, *built.notes, *(measured.notes if measured else ())),
             not_executed=built.not_executed,
+            build_seconds=built.seconds,
+            build_peak_memory_bytes=built.peak_memory_bytes,
             quantization=None if quantization is None else plan_json(quantization),
             stored_codes=carried.to_json() if carried.codes else None,
         )
         write_accounts(
             folder,
             outcome,
-            facts(outcome, sha256, recipe, float_type, text, built.facts),
+            facts(
+                outcome,
+                sha256,
+                recipe,
+                float_type,
+                text,
+                built.facts,
+                revision=hub_revision(checkpoint),
+                plan=quantization,
+            ),
             provenance(sha256, text),
             inspect_graph(folder / MODEL).kinds,
             None if quantization is None else (plan or plan_beside(output), quantization),
@@ -239,6 +255,24 @@ def _require_comparable(float_type: ir.DataType) -> None:
             "which has no bfloat16 kernels on CPUs. Use --dtype float32 or float16, or --no-gate "
             "to publish it unproved."
         )
+
+
+def _finished(
+    chosen: Target,
+    folder: Path,
+    text: HeldOutText | HeldOutPassages | None,
+    threads: int | None,
+) -> tuple[str, ...]:
+    """Let the target finish the model; hold what it changed to the text it was compared on."""
+    notes = chosen.finish(folder)
+    if not notes or text is None:
+        return notes
+    from castline.compiler.check.evaluation_text import HeldOutText
+    from castline.compiler.check.last_logits import require_last_logits
+
+    assert isinstance(text, HeldOutText), "require_graph asked for logits, which decoders have"
+    require_last_logits(folder, text.windows, threads)
+    return notes
 
 
 def _proved(

@@ -1,31 +1,37 @@
-"""Compare a compiled folder with its original again."""
+"""Compare a compiled folder with its original again, or any two models with each other."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import onnx_ir as ir
-
-from castline.compiler.check.checkpoint_pair import opened_checkpoints
-from castline.compiler.check.comparison import opened_pair
-from castline.compiler.check.evaluation_text import held_out_text
-from castline.compiler.check.memory import available_memory, require_memory
+from castline.compiler.check.any_pair import (
+    Sides,
+    described,
+    layer_figures,
+    opened_sides,
+    ordered,
+    require_memory_of,
+)
+from castline.compiler.check.evaluation_text import HeldOutText, held_out_text
+from castline.compiler.check.language import LanguageModel
+from castline.compiler.check.memory import available_memory
+from castline.compiler.check.model_kind import NamedModel, named_model
+from castline.compiler.check.polygraphy_commands import (
+    BuiltEngine,
+    require_graph,
+    saved_commands,
+)
 from castline.compiler.check.provenance import opening_title, recorded_source, require_recorded
-from castline.compiler.package.manifest import read_manifest
-from castline.compiler.recipes.recipe import Recipe
-from castline.compiler.recipes.thresholds import Thresholds
+from castline.compiler.check.recorded_recipe import recorded_thresholds
+from castline.compiler.package.engine_plugins import plugin_library
+from castline.compiler.package.manifest import MANIFEST, read_manifest
 from castline.compiler.report.outcome import CheckOutcome
 from castline.compiler.report.record import read_report
-from castline.compiler.targets.unpacked import unpacked_bytes
-from castline.compiler.targets.write import MODEL
-from castline.compiler.to_huggingface import HUGGINGFACE
-from castline.exporters.checkpoint import open_checkpoint
+from castline.compiler.runner import open_engine
+from castline.compiler.targets.tensorrt.environment import runnable_here
 from castline.progress import Progress, SilentProgress
-
-_FLOAT32 = 4  # bytes a weight
-_ELSEWHERE = "Run castline check where there is more memory."
 
 
 def check_output(
@@ -33,31 +39,41 @@ def check_output(
     *,
     against: str | None = None,
     evaluation_text: str | None = None,
+    overrides: Sequence[str] = (),
+    layers: bool = False,
+    save_inputs: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> CheckOutcome:
-    """Compare a compiled folder with its original, or with the checkpoint `against`.
+    """Compare a compiled folder with its original, or with the model `against`.
 
     The original is the checkpoint it was compiled from; CheckpointError if that is gone or has
-    changed since.
+    changed since. With `against`, both may be checkpoints, graphs or folders with one; where only
+    one of them is a checkpoint, that is the original. `overrides` change thresholds of the recipe,
+    `layers` compares the hidden state after each layer, too. With `save_inputs`, that folder gets
+    what the commands of the outcome read. Raises the CastlineErrors.
     """
     started = time.perf_counter()
     progress = progress or SilentProgress()
-    manifest = read_manifest(output)
+    manifest = read_manifest(output) if against is None else {}
     source = against or recorded_source(output, manifest, read_report(output) or {})
-    with progress.stage(opening_title(source)):
-        checkpoint = open_checkpoint(source)
-    notes = () if against else require_recorded(checkpoint, output, manifest, progress)
-    with progress.stage("Reading the evaluation text"):
-        text = held_out_text(checkpoint, evaluation_text)
-    is_checkpoint = manifest.get("target") == HUGGINGFACE
-    # A checkpoint runs as the original does, in float32.
-    weights = sum(spec.size for spec in checkpoint.tensors.values())
-    size = weights * _FLOAT32 if is_checkpoint else unpacked_bytes(ir.load(output / MODEL))
-    require_memory(checkpoint, size, available_memory(), _ELSEWHERE)
-    opened = opened_checkpoints if is_checkpoint else opened_pair
-    with opened(checkpoint, output, text, threads=threads, progress=progress) as pair:
-        measured = pair.measure(_thresholds(manifest), progress)
+    original, result, notes = ordered(named_model(source), named_model(output))
+    manifest = manifest or _manifest_of(result)
+    thresholds = recorded_thresholds(manifest, overrides)
+    sides = _read(original, result, evaluation_text, threads, progress)
+    if against is None and sides.checkpoint is not None:
+        notes += require_recorded(sides.checkpoint, output, manifest, progress)
+    if save_inputs is not None:
+        require_graph(sides)
+    require_memory_of(sides, available_memory())
+    engine, left_out = _engine(sides)
+    with opened_sides(sides, engine, progress) as pair:
+        measured = pair.measure(thresholds, progress)
+        figures = layer_figures(sides, pair) if layers else None
+        commands: tuple[str, ...] = ()
+        if save_inputs is not None:
+            built = _built(result, manifest)
+            commands = saved_commands(sides, pair, save_inputs, layers=layers, engine=built)
     return CheckOutcome(
         output=output,
         against=source,
@@ -65,15 +81,67 @@ def check_output(
         encoding=measured.encoding,
         tensors=measured.tensors,
         verdicts=measured.verdicts,
+        layers=figures,
+        commands=commands,
         seconds=time.perf_counter() - started,
-        notes=notes,
-        not_executed=_not_executed(manifest),
+        notes=(*notes, *measured.notes),
+        not_executed=left_out or (() if engine else _not_executed(manifest)),
     )
 
 
-def _thresholds(manifest: Mapping[str, object]) -> Thresholds:
-    given = manifest.get("recipe")
-    return Recipe.model_validate(given).gate if given else Thresholds()
+def _read(
+    original: NamedModel,
+    result: NamedModel,
+    evaluation_text: str | None,
+    threads: int | None,
+    progress: Progress,
+) -> Sides:
+    with progress.stage(opening_title(original.source)):
+        opened = described(original)
+    with progress.stage("Reading the evaluation text"):
+        text = held_out_text(opened, evaluation_text)
+    return Sides(original, result, opened, text, threads)
+
+
+def _engine(sides: Sides) -> tuple[LanguageModel | None, tuple[str, ...]]:
+    """Load the engine of the result where it can run; return why not for those that cannot."""
+    left_out = [
+        f"The engine {named.engine.name} of {named.source} was not run: {reason}. Its graph "
+        f"{named.graph} was compared, on ONNX Runtime."
+        for named in (sides.original, sides.result)
+        if named.engine is not None and (reason := _hindrance(named, sides))
+    ]
+    result = sides.result
+    if result.engine is None or _hindrance(result, sides):
+        return None, tuple(left_out)
+    return open_engine(result.folder), tuple(left_out)
+
+
+def _hindrance(named: NamedModel, sides: Sides) -> str | None:
+    if named is sides.original:
+        return "the engine to run is that of OUT"
+    if not isinstance(sides.text, HeldOutText):
+        return "engines of encoders are not run here"
+    return runnable_here()
+
+
+def _built(result: NamedModel, manifest: Mapping[str, object]) -> BuiltEngine | None:
+    """Return the engine that a command can run: one with the inputs and outputs of its graph."""
+    if result.engine is None:
+        return None
+    build = manifest.get("build")
+    facts = build if isinstance(build, Mapping) else {}
+    if facts.get("logits") == "last" or facts.get("kv_cache") == "fixed":
+        return None
+    edition = facts.get("edition")
+    library = plugin_library(result.folder) if manifest else None
+    return BuiltEngine(result.engine, edition != "tensorrt", library)
+
+
+def _manifest_of(named: NamedModel) -> Mapping[str, object]:
+    """Return the manifest beside a model that was named by the user; {} without one."""
+    folder = Path(named.source) if named.graph is None else named.folder
+    return read_manifest(folder) if (folder / MANIFEST).is_file() else {}
 
 
 def _not_executed(manifest: Mapping[str, object]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from castline.compiler.graph.folds.plan import fold_sites
 from castline.compiler.graph.folds.site import Site
 from castline.compiler.importing.imported import Imported
 from castline.compiler.importing.placing import place_codes
+from castline.compiler.passes.authorship import made_by
 from castline.compiler.passes.factors_into_gain import FactorsIntoGain
 from castline.compiler.passes.factors_into_scales import FactorsIntoScales
 from castline.compiler.passes.fold import Fold
@@ -42,7 +43,8 @@ def quantize_graph(
     """
     if recipe.as_stored:
         assert stored is not None, "the caller read what is stored"
-        return place_codes(model, stored)
+        with made_by(model, "place_codes"):
+            return place_codes(model, stored)
     assert plan is not None or not recipe.needs_calibration, "the caller made a plan"
     kept = stays_float(model, recipe)
     if plan is not None:
@@ -53,24 +55,31 @@ def quantize_graph(
     embedding, head = recipe.embedding_scheme, recipe.head_scheme
     if embedding is not None:
         # Where the head is tied to the table and quantized alike, both read the same codes.
-        quantized = QuantizeEmbedding(embedding, with_head=head == embedding)(model)
+        with made_by(model, "QuantizeEmbedding"):
+            quantized = QuantizeEmbedding(embedding, with_head=head == embedding)(model)
         notes += quantized.notes(embedding)
     activations = _activations(model, recipe, plan, kept)
     if recipe.weights_scheme is not None:
         scheme = recipe.weights_scheme
         given = {} if plan is None else plan.codes
-        notes += QuantizeWeights(scheme, kept=kept, given=given)(model).notes(scheme)
+        with made_by(model, "QuantizeWeights"):
+            notes += QuantizeWeights(scheme, kept=kept, given=given)(model).notes(scheme)
         notes += _wider_storage(scheme)
     if head is not None:
-        notes += QuantizeWeights(head, head=True)(model).notes(head)
+        with made_by(model, "QuantizeWeights"):
+            notes += QuantizeWeights(head, head=True)(model).notes(head)
     if activations:
-        notes += QuantizeActivations(activations)(model).notes()
-        FactorsIntoScales()(model)
+        with made_by(model, "QuantizeActivations"):
+            notes += QuantizeActivations(activations)(model).notes()
+        with made_by(model, "FactorsIntoScales"):
+            FactorsIntoScales()(model)
     if recipe.attention_scheme is not None:
-        notes += QuantizeAttention(recipe.attention_scheme)(model).notes()
+        with made_by(model, "QuantizeAttention"):
+            notes += QuantizeAttention(recipe.attention_scheme)(model).notes()
         note_own_cache(model)
     if plan is not None and plan.caches:
-        notes += QuantizeCache(plan.caches)(model).notes()
+        with made_by(model, "QuantizeCache"):
+            notes += QuantizeCache(plan.caches)(model).notes()
         note_own_cache(model)
     return notes
 
@@ -95,7 +104,8 @@ def planned_folds(model: ir.Model, plan: QuantPlan) -> Iterator[tuple[Site, Arra
 
 def _fold(model: ir.Model, plan: QuantPlan) -> None:
     for site, scale in planned_folds(model, plan):
-        Fold(site, scale)(model)
+        with made_by(model, "Fold"):
+            Fold(site, scale)(model)
         if _ATTENTION in site.kind:
             note_own_cache(model)
 
@@ -111,7 +121,8 @@ def _divide(model: ir.Model, plan: QuantPlan) -> None:
         if site.explicit and site.channel_scale is not None
         for name in site.linears
     }
-    missing = TransformInputs(transforms)(model)
+    with made_by(model, "TransformInputs"):
+        missing = TransformInputs(transforms)(model)
     if missing:
         raise OutputError(
             f"The plan divides what {', '.join(missing)} reads, and the graph has no such linear. "
@@ -130,8 +141,10 @@ def _reassemble(model: ir.Model, plan: QuantPlan) -> None:
         if site.reassembly is not None
         for name in site.reassembly.linears
     }
-    missing = ReassembleInputs(placed)(model)
-    FactorsIntoGain()(model)
+    with made_by(model, "ReassembleInputs"):
+        missing = ReassembleInputs(placed)(model)
+    with made_by(model, "FactorsIntoGain"):
+        FactorsIntoGain()(model)
     if missing:
         raise OutputError(
             f"The plan reassembles what {', '.join(missing)} reads, and the graph has no such "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from castline.compiler.accounts import facts, provenance, write_accounts
+from castline.compiler.accounts import facts, hub_revision, provenance, write_accounts
 from castline.compiler.check.memory import available_memory, require_memory
 from castline.compiler.check.provenance import local_path, opening_title
 from castline.compiler.huggingface.config import complete_config
@@ -139,7 +139,16 @@ def compile_to_huggingface(
         write_accounts(
             folder,
             outcome,
-            facts(outcome, sha256, recipe, float_type, text, {}),
+            facts(
+                outcome,
+                sha256,
+                recipe,
+                float_type,
+                text,
+                {},
+                revision=hub_revision(checkpoint),
+                plan=quantization,
+            ),
             provenance(sha256, text),
             (),
             None if quantization is None else (plan or plan_beside(output), quantization),

@@ -8,6 +8,8 @@ POSITION_IDS = "position_ids"
 TOKEN_TYPE_IDS = "token_type_ids"
 TOKEN_INPUTS = (INPUT_IDS, ATTENTION_MASK, POSITION_IDS, TOKEN_TYPE_IDS)
 """The inputs that say what the tokens are; every other input is a cache or a weight."""
+WRITE_INDICES = "write_indices"
+"""int64 [batch], with a fixed cache alone: where each row's new tokens are written."""
 LOGITS = "logits"
 LAST_HIDDEN_STATE = "last_hidden_state"
 
@@ -15,6 +17,8 @@ BATCH = "batch_size"
 SEQUENCE = "sequence_length"
 PAST = "past_sequence_length"
 TOTAL = "total_sequence_length"
+CAPACITY = "cache_capacity"
+"""How many tokens a fixed cache has room for."""
 
 PAST_PREFIX = "past_key_values."
 PRESENT_PREFIX = "present."

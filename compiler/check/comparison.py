@@ -25,6 +25,9 @@ from castline.progress import Progress, SilentProgress
 class Pair(Protocol):
     """A result and its original, loaded, with the text to judge them by."""
 
+    @property
+    def original(self) -> OriginalModel | OriginalEncoder: ...
+
     def measure(self, thresholds: Thresholds, progress: Progress | None = None) -> Measured:
         """Run both models on the same tokens, and judge the figures."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,27 @@ from numpy.typing import NDArray
 from castline.compiler.calibration.text import load_text, text_sha256
 from castline.compiler.calibration.windows import token_windows
 from castline.compiler.check.passages import token_passages
-from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.context import context_length
 from castline.exporters.interface import interface_of
+from castline.exporters.names import ATTENTION_MASK, INPUT_IDS
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 Tokens: TypeAlias = NDArray[np.int64]
 
 _WINDOWS, _WINDOW_LENGTH = 8, 512  # tokens of held-out text; a few seconds for a small model
 _SENTENCES, _LONG_PASSAGES = 64, 4  # as encoders read them: mostly short, some as long as they take
 _SHIPPED = "shipped"
+_ROWS, _TOKENS = 2, 16
+
+
+class Described(Protocol):
+    """What says how a model reads text: a checkpoint, or the folder of a graph."""
+
+    @property
+    def config(self) -> PretrainedConfig: ...
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class HeldOutPassages:
     source: str
 
 
-def held_out_text(checkpoint: Checkpoint, source: str | None) -> HeldOutText | HeldOutPassages:
+def held_out_text(checkpoint: Described, source: str | None) -> HeldOutText | HeldOutPassages:
     """Return what the checkpoint's kind of model is judged by, of `source` or the shipped text.
 
     Raises CheckpointError without a tokenizer, RecipeError for a text that is missing or too short,
@@ -55,7 +67,7 @@ def held_out_text(checkpoint: Checkpoint, source: str | None) -> HeldOutText | H
     return held_out_passages(checkpoint, source)
 
 
-def held_out_windows(checkpoint: Checkpoint, source: str | None) -> HeldOutText:
+def held_out_windows(checkpoint: Described, source: str | None) -> HeldOutText:
     """Return as many windows as there are, up to eight of 512 tokens. Raises as held_out_text."""
     text = load_text(source, "evaluation")
     length = min(_WINDOW_LENGTH, context_length(checkpoint.config))
@@ -66,7 +78,7 @@ def held_out_windows(checkpoint: Checkpoint, source: str | None) -> HeldOutText:
     return HeldOutText(windows, text_sha256(text), source or _SHIPPED)
 
 
-def held_out_passages(checkpoint: Checkpoint, source: str | None) -> HeldOutPassages:
+def held_out_passages(checkpoint: Described, source: str | None) -> HeldOutPassages:
     """Return sentences, and passages of up to 512 tokens. Raises as held_out_text."""
     text = load_text(source, "evaluation")
     tokenizer = checkpoint.tokenizer()
@@ -80,3 +92,13 @@ def held_out_passages(checkpoint: Checkpoint, source: str | None) -> HeldOutPass
     known = (tokenizer.pad_token_id, checkpoint.config.pad_token_id)
     padding = next((token for token in known if token is not None), 0)
     return HeldOutPassages(passages, padding, text_sha256(text), source or _SHIPPED)
+
+
+def first_tokens(text: HeldOutText | HeldOutPassages) -> dict[str, Tokens]:
+    """Return the beginning of a text as a feed: two rows of 16 tokens, or one row of passages."""
+    if isinstance(text, HeldOutText):
+        ids = text.windows[:_ROWS, :_TOKENS]
+    else:
+        most = max(passage.size for passage in text.passages)
+        ids = np.concatenate(text.passages)[None, : min(_TOKENS, most)]
+    return {INPUT_IDS: np.ascontiguousarray(ids), ATTENTION_MASK: np.ones_like(ids)}

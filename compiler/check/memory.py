@@ -23,10 +23,16 @@ def require_memory(
     does not tell, and then nothing is refused.
     """
     weights = sum(spec.size for spec in checkpoint.tensors.values())
-    needed = int((weights * _FLOAT32 + result_bytes) * _BESIDE)
+    both = weights * _FLOAT32 + result_bytes
+    require_memory_for(checkpoint.source, both, available, advice)
+
+
+def require_memory_for(source: str, both: int, available: int | None, advice: str) -> None:
+    """Raise TargetError if two models of `both` bytes do not fit; see `require_memory`."""
+    needed = int(both * _BESIDE)
     if available is not None and needed > available:
         raise TargetError(
-            f"{checkpoint.source}: comparing with the original takes about {needed / 1e9:.1f} GB "
+            f"{source}: comparing with the original takes about {needed / 1e9:.1f} GB "
             f"of memory, and {available / 1e9:.1f} GB are available. {advice}"
         )
 

@@ -35,8 +35,8 @@ Run: TypeAlias = Callable[[Feed], Mapping[str, Array]]
 class OriginalRunner(BaseRunner):  # type: ignore[misc]  # Polygraphy has no types
     """A Polygraphy runner of an original for feeds like `feed`: its inputs, of any shape."""
 
-    def __init__(self, run: Run, feed: Feed) -> None:
-        super().__init__(name="original")
+    def __init__(self, run: Run, feed: Feed, name: str = "original") -> None:
+        super().__init__(name=name)
         self._run = run
         self._feed = feed
 

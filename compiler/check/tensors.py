@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from polygraphy.backend.base import BaseRunner
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.comparator import Comparator
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
+from castline.compiler.check.graph_run import GraphRun
 from castline.compiler.check.original import OriginalModel
 from castline.compiler.check.original_runner import (
     Feed,
@@ -25,11 +27,13 @@ from castline.compiler.check.original_runner import (
     empty_past,
 )
 from castline.compiler.targets.context import has_own_cache
+from castline.compiler.targets.growing_view import GrowingView, growing_view
 from castline.compiler.targets.runtime import runtime_errors
-from castline.errors import TargetError
+from castline.errors import OutputError, TargetError
 from castline.exporters.names import (
     ATTENTION_MASK,
     INPUT_IDS,
+    PAST_PREFIX,
     POSITION_IDS,
     PRESENT_PREFIX,
     SLOTS,
@@ -90,7 +94,7 @@ class TensorFigures:
 
 
 def compare_tensors(
-    original: OriginalModel,
+    original: OriginalModel | GraphRun,
     session: onnxruntime.InferenceSession,
     tokens: Tokens,
     *,
@@ -104,10 +108,17 @@ def compare_tensors(
     the left; leave it 0 for graphs that do not take padding on that side.
     Raises TargetError if ONNX Runtime refuses a run.
     """
+    result = growing_view(session)
     mask = np.ones_like(tokens)
     mask[0, :padding] = 0
-    own = empty_past(original, batch=len(tokens))
-    types = {node.name: node.type for node in session.get_inputs()}
+    read: Run
+    if isinstance(original, GraphRun):
+        read, own = original, original.empty_past(len(tokens))
+        own_cache = has_own_cache(original.session)
+    else:
+        read, own = decoder_run(original), empty_past(original, batch=len(tokens))
+        own_cache = False
+    types = {node.name: node.type for node in result.get_inputs()}
     past = {
         name: array.astype(_CACHE_TYPES.get(types.get(name, ""), np.float32))
         for name, array in own.items()
@@ -122,8 +133,8 @@ def compare_tensors(
         }
         if POSITION_IDS not in types:
             del feed[POSITION_IDS]  # ALiBi counts the mask
-        run = _with_past(decoder_run(original), own)
-        compared, expected, found = compare_run(run, session, feed)
+        run = _with_past(read, own)
+        compared, expected, found = compare_run(run, result, feed, own_cache=own_cache)
         figures += compared
         own, past = _next_past(own, expected), _next_past(past, found)
     return worse_of_runs(figures)
@@ -140,11 +151,44 @@ def _next_past(past: Feed, outputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def compare_run(
-    original: Run, session: onnxruntime.InferenceSession, feed: Feed
+    original: Run,
+    session: onnxruntime.InferenceSession | GrowingView,
+    feed: Feed,
+    *,
+    own_cache: bool = False,
 ) -> tuple[list[TensorFigure], Mapping[str, Array], Mapping[str, Array]]:
-    """Run both on one feed; return the figure of every output, and the outputs of both."""
+    """Run both on one feed; return the figure of every output, and the outputs of both.
+
+    `own_cache` says that the original's caches cannot be compared; the session says it of its own.
+    """
+    _require_same_depth(feed, session)
     runners = [OriginalRunner(original, feed), OnnxrtRunner(session, name="result")]
-    compare = figures_of_tokens(feed[ATTENTION_MASK], has_own_cache(session))
+    own_cache = own_cache or has_own_cache(session)
+    return compare_runners(runners, feed, figures_of_tokens(feed[ATTENTION_MASK], own_cache))
+
+
+def _require_same_depth(feed: Feed, session: onnxruntime.InferenceSession | GrowingView) -> None:
+    """Raise OutputError where the result has not the caches that the original is fed with."""
+    taken = [node.name for node in session.get_inputs()]
+    own, other = (
+        sum(name.startswith(PAST_PREFIX) for name in names) // len(SLOTS) for names in (feed, taken)
+    )
+    if other and own != other:
+        raise OutputError(
+            f"The result has the caches of {other} layers, and the original of {own}: they are not "
+            "the same model, and cannot be compared."
+        )
+
+
+def compare_runners(
+    runners: Sequence[BaseRunner],
+    feed: Feed,
+    compare: Callable[[Feed, Feed], OrderedDict[str, TensorFigure]],
+) -> tuple[list[TensorFigure], Mapping[str, Array], Mapping[str, Array]]:
+    """Run two of Polygraphy's runners on one feed, and compare what they give.
+
+    Raises TargetError if one of them cannot run.
+    """
     try:
         with quiet_polygraphy():
             runs = Comparator.run(runners, data_loader=[feed])

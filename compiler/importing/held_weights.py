@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from castline.compiler.importing.decoding import weights_of, weights_of_packed, weights_of_plugin
-from castline.compiler.passes.pack_projections import JoinedRows
+from castline.compiler.passes.pack_projections import JoinedTensors
 from castline.compiler.passes.promised_experts import entries
 from castline.compiler.quant.arrays import Array
 from castline.plugins.catalogue import PACKED_LINEARS
@@ -76,7 +76,8 @@ def _weights(node: ir.Node) -> Iterator[tuple[str, Matrices]]:
     elif (plugin := next((op for op in PACKED_LINEARS if op.is_op_of(node)), None)) is not None:
         yield _of_plugin(node, plugin)
     elif node.op_type == "MatMulIntegerToFloat":
-        yield _of(_tensors(_at(node, 1, 3, 5)), weights_of)
+        for tensors in _apart(_tensors(_at(node, 1, 3, 5))):
+            yield _of(tensors, weights_of)
     elif node.op_type == "MatMulNBits":
         yield from _of_matmul_nbits(node)
     elif node.op_type == "QMoE":
@@ -100,12 +101,16 @@ def _of_matmul(matrix: ir.Value | None) -> Iterator[tuple[str, Matrices]]:
 
 
 def _of_matmul_nbits(node: ir.Node) -> Iterator[tuple[str, Matrices]]:
-    parts = _tensors(_at(node, 1, 2, 3))
     decode = partial(_packed, node.attributes.get_int("bits", 4))
-    joined = [part.tensors for part in parts if isinstance(part, JoinedRows)]
-    for tensors in zip(*joined, strict=True) if joined else [tuple(parts)]:
+    for tensors in _apart(_tensors(_at(node, 1, 2, 3))):
         name = str(tensors[0].name)
         yield name, _with_offset(node, name, partial(_matrix, tensors, decode))
+
+
+def _apart(parts: Sequence[ir.TensorProtocol]) -> Iterator[Sequence[ir.TensorProtocol]]:
+    """Yield the tensors of each weight of a product: of its one, or of those that are joined."""
+    joined = [part.tensors for part in parts if isinstance(part, JoinedTensors)]
+    yield from zip(*joined, strict=True) if joined else [parts]
 
 
 def _of_plugin(node: ir.Node, op: PluginOp) -> tuple[str, Matrices]:

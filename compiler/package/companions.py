@@ -10,6 +10,7 @@ from castline.compiler.package.genai_config import (
     write_genai_config,
 )
 from castline.compiler.package.sentence_modules import save_sentence_modules
+from castline.compiler.targets.options import Provider
 from castline.compiler.targets.write import DATA, MODEL
 from castline.errors import CheckpointError
 from castline.exporters.checkpoint import Checkpoint
@@ -17,18 +18,29 @@ from castline.exporters.interface import Interface
 
 
 def save_companions(
-    checkpoint: Checkpoint, folder: Path, interface: Interface, *, shares_cache: bool
+    checkpoint: Checkpoint,
+    folder: Path,
+    interface: Interface,
+    *,
+    shares_cache: bool,
+    provider: Provider = "cpu",
 ) -> tuple[str, ...]:
     """Write all that stands beside a model with that interface into `folder`; return notes.
 
     A decoder also gets genai_config.json; `shares_cache` says that its past and present may be one
-    buffer.
+    buffer, and `provider` is what of ONNX Runtime the model was lowered for.
     """
     notes = save_config_and_tokenizer(checkpoint, folder)
     if not interface.cached:
         return notes
     stop = stop_tokens(generation_settings(folder, checkpoint.source), checkpoint.config)
-    write_genai_config(folder, checkpoint.config, shares_cache=shares_cache, stop_tokens=stop)
+    write_genai_config(
+        folder,
+        checkpoint.config,
+        shares_cache=shares_cache,
+        stop_tokens=stop,
+        provider=provider,
+    )
     return notes
 
 

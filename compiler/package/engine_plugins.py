@@ -21,12 +21,22 @@ def load_engine_plugins(folder: Path, tensorrt: TensorRT) -> Path | None:
             engine was built with.
         PluginError: TensorRT does not take it.
     """
+    library = plugin_library(folder)
+    if library is not None:
+        register(library, tensorrt)
+    return library
+
+
+def plugin_library(folder: Path) -> Path | None:
+    """Return the library that travelled with the engine of `folder`; None where it needs none.
+
+    Raises OutputError where it is missing, or is not the one that the engine was built with.
+    """
     plugins = _plugins(folder, read_manifest(folder))
     if plugins is None:
         return None
     library = folder / plugins["library"]
     verify(library, plugins["sha256"])
-    register(library, tensorrt)
     return library
 
 

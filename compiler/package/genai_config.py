@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castline.compiler.targets.options import Provider
 from castline.errors import CheckpointError
 from castline.exporters import names
 from castline.exporters.context import context_length
@@ -26,13 +27,24 @@ _KNOWN_TYPES = frozenset(
         "qwen3", "smollm3",
     }
 )  # fmt: skip
+# By the names that onnxruntime-genai has for them, with the options of its own model builder.
+_PROVIDERS: Mapping[Provider, list[dict[str, dict[str, str]]]] = {
+    "cpu": [],
+    "cuda": [{"cuda": {"enable_cuda_graph": "0"}}],
+    "tensorrt-rtx": [{"NvTensorRtRtx": {"enable_cuda_graph": "1"}}],
+}
 _AGAIN = "Download it again, or remove it: the tokens of config.json then end a text."
 
 
 def write_genai_config(
-    folder: Path, config: PretrainedConfig, *, shares_cache: bool, stop_tokens: list[int]
+    folder: Path,
+    config: PretrainedConfig,
+    *,
+    shares_cache: bool,
+    stop_tokens: list[int],
+    provider: Provider = "cpu",
 ) -> None:
-    """Write genai_config.json for the model.onnx in `folder`.
+    """Write genai_config.json for the model.onnx in `folder`, which was lowered for `provider`.
 
     `stop_tokens` end a generation; `shares_cache` says that past and present may be one buffer.
     """
@@ -40,7 +52,10 @@ def write_genai_config(
     context = context_length(config)
     padding = config.pad_token_id
     decoder = {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            "provider_options": _PROVIDERS[provider],
+        },
         "filename": "model.onnx",
         "head_size": getattr(config, "head_dim", None) or config.hidden_size // heads,
         "hidden_size": config.hidden_size,

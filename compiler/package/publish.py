@@ -12,7 +12,7 @@ from pathlib import Path
 from castline.compiler.package.manifest import MANIFEST, read_manifest
 from castline.errors import CastlineError, OutputError
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -32,20 +32,20 @@ def publishing(output: Path, *, overwrite: bool) -> Iterator[Path]:
         _recover(output)
         _refuse_what_is_in_the_way(output, overwrite)
     except PermissionError as error:
-        raise OutputError(_not_permitted(output.parent)) from error
+        raise OutputError(not_permitted(output.parent)) from error
     except OSError as error:
         raise OutputError(f"{output}: cannot be an output: {error.strerror}.") from error
-    made = _make_parents(output.parent)
-    partial = _beside(output, "partial", os.getpid())
+    made = make_parents(output.parent)
+    partial = beside(output, "partial", os.getpid())
     try:
         _make_fresh(partial)
         yield partial
         _refuse_what_is_in_the_way(output, overwrite)
         _put_in_place(partial, output)
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno not in DISK_FULL:
             raise
-        raise OutputError(_disk_full(partial, error)) from error
+        raise OutputError(disk_full(partial, error)) from error
     except CastlineError as error:
         # The body knows only the hidden folder; the user knows only the output.
         error.args = (str(error).replace(str(partial), str(output)),)
@@ -53,21 +53,31 @@ def publishing(output: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if not output.exists():
-            _remove_empty(made)
+            remove_empty(made)
 
 
 def _recover(output: Path) -> None:
     """Put right what runs that are no longer alive left beside `output`."""
-    for aside in _left_over(output, "replaced"):
+    for aside in left_over(output, "replaced"):
         if output.exists():
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(output)  # killed between the two renames of _put_in_place
-    for partial in _left_over(output, "partial"):
+    for partial in left_over(output, "partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _left_over(output: Path, kind: str) -> Iterator[Path]:
+def require_outside(output: Path, folder: Path) -> None:
+    """Raise OutputError for an output that lies in `folder`, which its manifest describes."""
+    if folder.resolve() in output.resolve().parents:
+        raise OutputError(
+            f"{output}: lies in {folder}, whose manifest would not list it. Give an output beside "
+            "that folder."
+        )
+
+
+def left_over(output: Path, kind: str) -> Iterator[Path]:
+    """Yield the hidden neighbours of `output` whose processes are no longer alive."""
     if not output.parent.is_dir():
         return
     prefix = f".{output.name}.{kind}-"
@@ -112,7 +122,7 @@ def _refuse_what_is_in_the_way(output: Path, overwrite: bool) -> None:
         ) from error
 
 
-def _make_parents(parent: Path) -> list[Path]:
+def make_parents(parent: Path) -> list[Path]:
     """Make the folders that lack above the output; return them, the deepest first."""
     lacking = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
@@ -129,9 +139,9 @@ def _make_fresh(partial: Path) -> None:
     try:
         partial.mkdir()
     except PermissionError as error:
-        raise OutputError(_not_permitted(partial.parent)) from error
+        raise OutputError(not_permitted(partial.parent)) from error
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise
         raise OutputError(f"{partial.parent}: cannot be written: {error.strerror}.") from error
 
@@ -140,7 +150,7 @@ def _put_in_place(partial: Path, output: Path) -> None:
     if not output.exists():
         partial.rename(output)
         return
-    aside = _beside(output, "replaced", os.getpid())
+    aside = beside(output, "replaced", os.getpid())
     output.rename(aside)
     try:
         partial.rename(output)
@@ -150,19 +160,23 @@ def _put_in_place(partial: Path, output: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _beside(output: Path, kind: str, pid: int) -> Path:
+def beside(output: Path, kind: str, pid: int) -> Path:
+    """Return the hidden neighbour of `output` that process `pid` has for that."""
     return output.with_name(f".{output.name}.{kind}-{pid}")
 
 
-def _not_permitted(parent: Path) -> str:
+def not_permitted(parent: Path) -> str:
+    """Say that a folder may not be written, and what to do."""
     return (
         f"{parent}: may not be read and written. Give an output elsewhere, or change the folder's "
         "permissions."
     )
 
 
-def _disk_full(partial: Path, error: OSError) -> str:
-    written = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+def disk_full(partial: Path, error: OSError) -> str:
+    """Say that there is no room for `partial`, a file or a folder, and what to do."""
+    files = (partial, *partial.rglob("*"))
+    written = sum(path.stat().st_size for path in files if path.is_file())
     free = shutil.disk_usage(partial.parent).free
     return (
         f"{partial.parent}: {error.strerror}: {written:,} bytes were written, more are needed, and "
@@ -170,7 +184,8 @@ def _disk_full(partial: Path, error: OSError) -> str:
     )
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those folders that are empty, in order."""
     for folder in folders:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

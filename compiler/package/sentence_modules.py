@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from castline.errors import CheckpointError, OutputError
 
-_MODULES = "modules.json"
+MODULES = "modules.json"
 _SETTINGS = ("config_sentence_transformers.json", "sentence_*_config.json")
 
 
@@ -19,9 +19,9 @@ def save_sentence_modules(source: Path, folder: Path) -> tuple[str, ...]:
     such as 1_Pooling. There are none where `source` has no modules.json. Raises CheckpointError
     when that file is not what sentence-transformers writes, OutputError when one cannot be written.
     """
-    if not (source / _MODULES).is_file():
+    if not (source / MODULES).is_file():
         return ()
-    files = [source / _MODULES]
+    files = [source / MODULES]
     files += [file for pattern in _SETTINGS for file in source.glob(pattern)]
     files += [file for module in _module_folders(source) for file in module.iterdir()]
     names = sorted(file.relative_to(source) for file in files if file.is_file())
@@ -39,7 +39,7 @@ def save_sentence_modules(source: Path, folder: Path) -> tuple[str, ...]:
 
 def _module_folders(source: Path) -> list[Path]:
     """Return the folders that modules.json lists beside the encoder's own, which is the root."""
-    path = source / _MODULES
+    path = source / MODULES
     try:
         modules: list[dict[str, object]] = json.loads(path.read_bytes())
         listed = [module["path"] for module in modules]

@@ -34,6 +34,10 @@ class GroupQueryAttention:
     context_length: int
     """Positions that the rotary tables hold."""
 
+    bias: bool = True
+    """Whether the mask goes in as a bias. Without it the lengths of the rows do, which the kernels
+    of GPUs are fast with: rows may be padded on the right alone, and positions are not read."""
+
     def __call__(self, model: ir.Model) -> dict[str, str]:
         """Rewrite `model` in place; return the attentions left alone, with the reason."""
         attentions, declined = cached_attentions(model)
@@ -43,7 +47,7 @@ class GroupQueryAttention:
         declined |= {str(attention.node.name): reason for attention, reason in refused.items()}
         if len(refused) == len(attentions):
             return declined
-        shared = _Shared(model.graph, self.context_length)
+        shared = _Shared(model.graph, self.context_length, bias=self.bias)
         for attention in attentions:
             if attention not in refused:
                 _lower(model.graph, attention, shared)
@@ -69,13 +73,19 @@ class GroupQueryAttention:
                 )
             elif not (tabled[attention.cos] and tabled[attention.sin]):
                 refused[attention] = "its rotary angles depend on more than each token's position"
+            elif not self.bias and not _is_causal(attention.mask, self.context_length):
+                refused[attention] = "its mask is not causal, and goes in as a bias alone"
         return refused
+
+
+def _is_causal(mask: ir.Value, context_length: int) -> bool:
+    return isinstance(causal_mask(mask, context_length), CausalMask)
 
 
 class _Shared:
     """Values that all layers read: lengths, tables of positions, and a bias for each mask."""
 
-    def __init__(self, graph: ir.Graph, context_length: int) -> None:
+    def __init__(self, graph: ir.Graph, context_length: int, *, bias: bool) -> None:
         self._graph = graph
         self._context_length = context_length
         self._tables: dict[str, dict[ir.Value, ir.Value]] = {}
@@ -89,14 +99,25 @@ class _Shared:
         self._length = self._add("Shape", [self._mask], one_token, "/attention/Shape")
         self._now = self._add("Shape", [tokens], one_token, "/attention/Shape_1")
         self._batch = self._add("Shape", [tokens], {"start": 0, "end": 1}, "/attention/Shape_2")
-        last = self._add("Sub", [self._length, self._one], {}, "/attention/Sub")
-        rows = self._add("Expand", [last, self._batch], {}, "/attention/Expand")
+        rows = self._last_of_mask() if bias else self._last_of_rows()
         int32 = {"to": ir.DataType.INT32}
         self.last_positions = self._add("Cast", [rows], int32, "/attention/Cast")
         scalar = constant(self._graph, "castline.scalar", np.array([], np.int64))
         total = self._add("Reshape", [self._length, scalar], {}, "/attention/Reshape")
         self.total_length = self._add("Cast", [total], int32, "/attention/Cast_1")
-        self.places = self._places()
+        self.places = self._places() if bias else None
+        self._has_bias = bias
+
+    def _last_of_mask(self) -> ir.Value:
+        """Return the last place of the mask for every row, [batch]."""
+        last = self._add("Sub", [self._length, self._one], {}, "/attention/Sub")
+        return self._add("Expand", [last, self._batch], {}, "/attention/Expand")
+
+    def _last_of_rows(self) -> ir.Value:
+        """Return the place of each row's last token, [batch]: padding on the right is behind it."""
+        counted = {"keepdims": 0}
+        count = self._add("ReduceSum", [self._mask, self._one], counted, "/attention/ReduceSum")
+        return self._add("Sub", [count, self._one], {}, "/attention/Sub")
 
     def _places(self) -> ir.Value:
         """Return (position_ids + padding on the left), and zero for what is padding itself."""
@@ -128,11 +149,14 @@ class _Shared:
             self._forms[mask] = form if isinstance(form, CausalMask) else None
         return self._forms[mask]
 
-    def bias(self, mask: ir.Value, dtype: ir.DataType) -> ir.Value:
+    def bias(self, mask: ir.Value, dtype: ir.DataType) -> ir.Value | None:
         """Return what is added to scores [batch, 1, sequence, total]: zero, or the lowest number.
 
-        For a form that the node has itself that is the padding alone, in far fewer steps.
+        For a form that the node has itself that is the padding alone, in far fewer steps. None
+        where the lengths of the rows say it.
         """
+        if not self._has_bias:
+            return None
         key = None if self.form(mask) is not None else mask
         if key not in self._biases:
             allowed = self._not_padding() if key is None else mask

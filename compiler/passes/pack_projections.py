@@ -1,4 +1,4 @@
-"""Compute query, key and value with one MatMulNBits: one dispatch, and the input quantized once."""
+"""Compute query, key and value with one product: one dispatch in place of three."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from castline.compiler.passes.contrib import DOMAIN
 from castline.compiler.passes.initializers import add_initializer
 from castline.compiler.passes.replace import remove_unused
+from castline.plugins.catalogue import INTEGER_LINEARS
+
+_OF_TOKENS = ("codes", "scale", "zero_point")
+"""What integer products read that does not belong to a projection."""
 
 
 @dataclass(frozen=True)
 class PackProjections:
-    """The three projections of a GroupQueryAttention are stacked along N, in its packed form."""
+    """The three projections of a GroupQueryAttention are stacked along N.
+
+    They are MatMulNBits, whose packed form has N first, or our products of codes by codes, whose
+    weights have it last.
+    """
 
     def __call__(self, model: ir.Model) -> dict[str, str]:
         """Rewrite `model` in place; return the attentions left alone, with the reason."""
@@ -32,25 +39,26 @@ class PackProjections:
         return declined
 
 
-class JoinedRows(ir.LazyTensor):
-    """Tensors of one type that follow one another on their first axis."""
+class JoinedTensors(ir.LazyTensor):
+    """Tensors of one type that follow one another on one axis."""
 
-    def __init__(self, tensors: Sequence[ir.TensorProtocol], name: str) -> None:
-        self.tensors = tuple(tensors)
-        rows = sum(int(tensor.shape.numpy()[0]) for tensor in tensors)
-        shape = ir.Shape([rows, *tensors[0].shape.numpy()[1:]])
-        super().__init__(self._whole, dtype=tensors[0].dtype, shape=shape, name=name)
+    def __init__(self, tensors: Sequence[ir.TensorProtocol], axis: int, name: str) -> None:
+        self.tensors, self.axis = tuple(tensors), axis
+        sizes = list(tensors[0].shape.numpy())
+        sizes[axis] = sum(int(tensor.shape.numpy()[axis]) for tensor in tensors)
+        super().__init__(self._whole, dtype=tensors[0].dtype, shape=ir.Shape(sizes), name=name)
 
     def _whole(self) -> ir.TensorProtocol:
-        array = np.concatenate([tensor.numpy() for tensor in self.tensors])
+        array = np.concatenate([tensor.numpy() for tensor in self.tensors], axis=self.axis)
         return ir.Tensor(array, dtype=self.dtype, name=self.name)
 
 
 def _projection(value: ir.Value | None) -> ir.Node | None:
     producer = value.producer() if value is not None else None
-    if value is None or producer is None or producer.op_type != "MatMulNBits":
+    if value is None or producer is None or len(value.consumers()) != 1:
         return None
-    return producer if len(value.consumers()) == 1 else None
+    ours = any(op.is_op_of(producer) for op in INTEGER_LINEARS)
+    return producer if ours or producer.op_type == "MatMulNBits" else None
 
 
 def _declined(projections: list[ir.Node | None]) -> str | None:
@@ -61,49 +69,73 @@ def _declined(projections: list[ir.Node | None]) -> str | None:
         return "the projections read different values"
     if len({_form(node) for node in found}) > 1:
         return "the projections are quantized in different ways"
+    weights = [value for node in found for value in _weights(node) if value is not None]
+    if any(value.shape is None or not len(value.shape) for value in weights):
+        return "each projection has one scale"
     return None
 
 
 def _form(node: ir.Node) -> tuple[object, ...]:
     attributes = tuple(node.attributes.get_int(a, 0) for a in ("K", "bits", "block_size"))
-    return (*attributes, *(value is None for value in node.inputs[1:]))
+    return (node.op_type, *attributes, *(value and value.dtype for value in _weights(node)))
+
+
+def _weights(node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """Return the inputs that belong to one projection alone."""
+    return tuple(node.inputs[_shared(node) :])
+
+
+def _shared(node: ir.Node) -> int:
+    op = next((op for op in INTEGER_LINEARS if op.is_op_of(node)), None)
+    return 1 if op is None else sum(name in _OF_TOKENS for name in op.inputs)
 
 
 def _pack(graph: ir.Graph, attention: ir.Node, projections: list[ir.Node]) -> None:
     path = str(attention.name).rpartition("/")[0]
-    attributes = dict(projections[0].attributes.items())
-    sizes = [node.attributes.get_int("N", 0) for node in projections]
-    attributes["N"] = ir.AttrInt64("N", sum(sizes))
-    inputs: list[ir.Value | None] = [projections[0].inputs[0]]
-    for position in range(1, len(projections[0].inputs)):
-        parts = [node.inputs[position] for node in projections]
+    first = projections[0]
+    axis = 0 if first.op_type == "MatMulNBits" else -1
+    attributes = dict(first.attributes.items())
+    sizes = [_outputs(node, axis) for node in projections]
+    if "N" in attributes:
+        attributes["N"] = ir.AttrInt64("N", sum(sizes))
+    inputs = list(first.inputs[: _shared(first)])
+    for parts in zip(*map(_weights, projections), strict=True):
         present = [part for part in parts if part is not None]
-        inputs.append(_stacked(graph, present, f"{path}/qkv_proj") if present else None)
+        inputs.append(_stacked(graph, present, axis, f"{path}/qkv_proj") if present else None)
     packed = ir.Node(
-        DOMAIN,
-        "MatMulNBits",
+        first.domain,
+        first.op_type,
         inputs,
         list(attributes.values()),
-        name=f"{path}/qkv_proj/MatMulNBits",
+        name=f"{path}/qkv_proj/{first.op_type}",
     )
-    output = packed.outputs[0]
-    first = projections[0].outputs[0]
-    output.name, output.type = f"{packed.name}_output_0", first.type
-    if first.shape is not None:
-        output.shape = ir.Shape([*first.shape[:2], sum(sizes)])
+    _name_output(packed.outputs[0], packed, first.outputs[0], sum(sizes))
     graph.insert_before(attention, packed)
-    attention.replace_input_with(0, output)
+    attention.replace_input_with(0, packed.outputs[0])
     attention.replace_input_with(1, None)
     attention.replace_input_with(2, None)
     remove_unused(graph, projections)
 
 
-def _stacked(graph: ir.Graph, parts: list[ir.Value], path: str) -> ir.Value:
+def _outputs(node: ir.Node, axis: int) -> int:
+    weight = _weights(node)[0]
+    assert weight is not None, "weights are not optional"
+    assert weight.shape is not None, "initializers have shapes"
+    return int(weight.shape.numpy()[axis])
+
+
+def _name_output(output: ir.Value, packed: ir.Node, first: ir.Value, size: int) -> None:
+    output.name, output.type = f"{packed.name}_output_0", first.type
+    if first.shape is not None:
+        output.shape = ir.Shape([*first.shape[:2], size])
+
+
+def _stacked(graph: ir.Graph, parts: list[ir.Value], axis: int, path: str) -> ir.Value:
     tensors = [part.const_value for part in parts if part.const_value is not None]
     assert len(tensors) == len(parts), "weights of projections are initializers"
     part = str(parts[0].name).rpartition(".")[2]  # such as weight_quantized_packed, or bias
     name = f"{path.removeprefix('/').replace('/', '.')}.{part}"
-    joined = JoinedRows(tensors, name)
+    joined = JoinedTensors(tensors, axis, name)
     value = ir.Value(
         name=name, shape=joined.shape, type=ir.TensorType(joined.dtype), const_value=joined
     )

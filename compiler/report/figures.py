@@ -78,6 +78,22 @@ class TensorFigures(Protocol):
     def outputs(self) -> Sequence[TensorFigure]: ...
 
 
+class LayerFigures(Protocol):
+    """The hidden states of both models after each layer, in order."""
+
+    @property
+    def layers(self) -> Sequence[TensorFigure]: ...
+    @property
+    def first_to_diverge(self) -> TensorFigure | None:
+        """The first that is too far from the original's; None if none is."""
+        ...
+
+    @property
+    def criterion(self) -> str:
+        """When a layer is too far, in words."""
+        ...
+
+
 class Verdict(Protocol):
     """One figure held against its limit."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from castline.compiler.report.figures import (
     EncodingFigures,
     LanguageFigures,
+    LayerFigures,
     Speed,
     TensorFigures,
     Verdict,
@@ -74,6 +75,10 @@ class CompileOutcome(Comparison):
     notes: tuple[str, ...] = ()
     not_executed: tuple[str, ...] = ()
     """What could not be run here, such as an engine for want of a GPU, a sentence each."""
+    build_seconds: float | None = None
+    """How long the builder of an engine took; None where none was built."""
+    build_peak_memory_bytes: int | None = None
+    """The largest resident size of the builder's process."""
     quantization: Mapping[str, object] | None = None
     """What plan_json says of the plan; None where nothing was searched."""
     stored_codes: Mapping[str, object] | None = None
@@ -82,12 +87,46 @@ class CompileOutcome(Comparison):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildOutcome(PlainValues):
+    """What `castline build` made of a compiled folder."""
+
+    output: Path
+    target: str
+    version: str
+    """Of the TensorRT that built it."""
+    bytes: int
+    """Of the engine."""
+    seconds: float
+    peak_memory_bytes: int | None = None
+    """The largest resident size of the builder's process; None where weights were put in."""
+    notes: tuple[str, ...] = ()
+    not_executed: tuple[str, ...] = ()
+    """What could not be run here, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckOutcome(Comparison):
     """How an output compares with the original now."""
 
     output: Path
     against: str
+    layers: LayerFigures | None = None
+    """None: not asked for."""
+    commands: Sequence[str] = ()
+    """What repeats the comparison by Polygraphy alone, a command each; none: not asked for."""
     seconds: float
     notes: tuple[str, ...] = ()
     not_executed: tuple[str, ...] = ()
-    """What could not be run when the output was compiled, as its manifest says."""
+    """What could not be run when the output was compiled, as its manifest says, or now."""
+
+    def to_json(self) -> dict[str, object]:
+        """The fields by name; of layers also the first that diverges, and by what criterion."""
+        plain = super().to_json()
+        if self.layers is not None:
+            first = self.layers.first_to_diverge
+            plain["layers"] = {
+                "layers": [plain_fields(one) for one in self.layers.layers],
+                "first_to_diverge": None if first is None else first.name,
+                "criterion": self.layers.criterion,
+            }
+        return plain

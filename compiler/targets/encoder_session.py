@@ -22,6 +22,7 @@ from castline.exporters.names import (
     ATTENTION_MASK,
     INPUT_IDS,
     LAST_HIDDEN_STATE,
+    LOGITS,
     TOKEN_TYPE_IDS,
 )
 
@@ -104,6 +105,11 @@ def _require_encoder(session: onnxruntime.InferenceSession, model: Path) -> None
     inputs = [node.name for node in session.get_inputs()]
     outputs = [node.name for node in session.get_outputs()]
     known = {INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS}
+    if LOGITS in outputs:
+        raise TargetError(
+            f"{model} is a decoder: it writes text and gives no vectors. Its answers: castline "
+            f"generate {model.parent} PROMPT."
+        )
     if not {INPUT_IDS, ATTENTION_MASK} <= set(inputs) <= known or LAST_HIDDEN_STATE not in outputs:
         raise TargetError(
             f"{model} is not an encoder: expected the inputs {INPUT_IDS} and {ATTENTION_MASK}, "

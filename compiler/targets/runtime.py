@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from castline.compiler.targets.context import FLOAT_ACTIVATIONS
+from castline.compiler.targets.last_logits import whole_model
 from castline.compiler.targets.unpacked import unpacked
 from castline.errors import TargetError
 from castline.plugins.catalogue import PACKED_LINEARS
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from castline.compiler.targets.options import LogitsOf
 
 Logits: TypeAlias = NDArray[np.float32]
 
@@ -35,6 +38,7 @@ _OF_PACKED = tuple(op.name.encode() for op in PACKED_LINEARS)
 FLOAT32_PRODUCTS = ("session.qdq_matmulnbits_accuracy_level", "1")
 _OF_FLOAT = (FLOAT_ACTIVATIONS.encode(),)
 _CPU = Path("/proc/cpuinfo")
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 LOG_FATAL_ONLY = 4  # what it refuses reaches the caller as an exception, in full
 REFUSALS = (
     "EPFail",
@@ -63,9 +67,16 @@ def onnxruntime_module() -> ModuleType:
 
 
 def inference_session(
-    model: Path, threads: int | None, providers: Sequence[str] | None
+    model: Path,
+    threads: int | None,
+    providers: Sequence[str] | None,
+    *,
+    logits: LogitsOf = "all",
 ) -> onnxruntime.InferenceSession:
-    """Return the model loaded by ONNX Runtime, or raise TargetError with its reason."""
+    """Return the model loaded by ONNX Runtime, or raise TargetError with its reason.
+
+    With `logits` "all", a decoder that was cut to its last logits gives all of them again.
+    """
     if not model.is_file():
         raise TargetError(
             f"{model} does not exist. Give the output folder of `castline compile` or "
@@ -82,18 +93,32 @@ def inference_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = threads or 0
-    if _names(model, _OF_CODES) and saturates():
-        options.add_session_config_entry(*EXACT_SUMS)
-    if _names(model, _OF_FLOAT8):
-        options.add_session_config_entry(*NO_FUSED_CODES)
-    if _names(model, _OF_FLOAT):
-        options.add_session_config_entry(*FLOAT32_PRODUCTS)
+    for entry in session_entries(model, saturating=saturates()):
+        options.add_session_config_entry(*entry)
     ready = unpacked if _names(model, _OF_PACKED) else nullcontext
     try:
         with ready(model) as file:
-            return onnxruntime.InferenceSession(str(file), options, providers=wanted)
+            whole = file if logits == "last" else whole_model(file)
+            if isinstance(whole, bytes):
+                options.add_session_config_entry(_WEIGHTS_FOLDER, str(file.parent))
+            return onnxruntime.InferenceSession(
+                whole if isinstance(whole, bytes) else str(whole), options, providers=wanted
+            )
     except runtime_errors() as error:
         raise TargetError(f"{model}: ONNX Runtime cannot load it: {error}") from error
+
+
+def session_entries(model: Path, *, saturating: bool) -> tuple[tuple[str, str], ...]:
+    """Return the session configuration that a model is to be run with, as key and value.
+
+    `saturating` says that the processor adds products of bytes in 16 bits, as `saturates` tells.
+    """
+    wanted = (
+        (EXACT_SUMS, saturating and _names(model, _OF_CODES)),
+        (NO_FUSED_CODES, _names(model, _OF_FLOAT8)),
+        (FLOAT32_PRODUCTS, _names(model, _OF_FLOAT)),
+    )
+    return tuple(entry for entry, needed in wanted if needed)
 
 
 def saturates(cpu: Path = _CPU) -> bool:

@@ -7,29 +7,28 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from castline.compiler.targets.cache import Cache, CacheLayout, GrowingCache, SharedCache
 from castline.compiler.targets.context import noted_context
+from castline.compiler.targets.generation import GREEDY, Tokens, following_tokens
 from castline.compiler.targets.runtime import (
     Logits,
     float32_from_ortvalue,
     inference_session,
     runtime_errors,
 )
-from castline.compiler.targets.sampling import Sampling, next_token
+from castline.compiler.targets.sampling import Sampling
 from castline.errors import TargetError
-from castline.exporters.names import LAST_HIDDEN_STATE
+from castline.exporters.names import LAST_HIDDEN_STATE, WRITE_INDICES
 
 if TYPE_CHECKING:
     import onnxruntime
 
-Tokens: TypeAlias = NDArray[np.int64]
+    from castline.compiler.targets.options import LogitsOf
 
-GREEDY = Sampling()
 # ONNX Runtime's words for the values of onnx.TensorProto.DataType.
 ONNX_TYPES = {
     "tensor(float)": 1,
@@ -72,21 +71,27 @@ class DecoderSession:
         *,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        logits: LogitsOf = "all",
     ) -> DecoderSession:
         """Load an output folder, or one `.onnx` file.
 
+        `logits` "last" is enough to generate text: a model that was cut to the last logits runs as
+        it is then, and gives [B, 1, V] where [B, S, V] is said; "all" undoes the cut in memory.
         `threads` is the number of threads that one operator may use (None: ONNX Runtime decides);
         `providers` are ONNX Runtime's execution providers (None: CUDA if installed, then CPU).
         Raises TargetError if ONNX Runtime is missing, or cannot load or run the file.
         """
         config = run_config(Path(path))
         model = Path(path) / config.file if Path(path).is_dir() else Path(path)
-        session = inference_session(model, threads, providers)
+        session = inference_session(model, threads, providers, logits=logits)
+        layout = cache_layout(session, model, config.head_size)
+        context = config.context_length or noted_context(session)
+        lengths = [length for length in (context, layout.capacity) if length is not None]
         return cls(
             session,
-            cache_layout(session, model, config.head_size),
+            layout,
             shared_cache=config.shared_cache,
-            context_length=config.context_length or noted_context(session),
+            context_length=min(lengths, default=None),
         )
 
     def logits(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Logits:
@@ -98,17 +103,23 @@ class DecoderSession:
 
     def begin(self, batch: int, capacity: int) -> Decoding:
         """Begin `batch` sequences that will have at most `capacity` tokens, none of them yet."""
+        room = self.layout.capacity or capacity
+        if capacity > room:
+            raise TargetError(
+                f"{capacity} tokens asked for, but the model's cache has room for {room}. Give a "
+                "shorter prompt or text."
+            )
         if self.context_length is not None and capacity > self.context_length:
             raise TargetError(
                 f"{capacity} tokens asked for, but the model's context length is "
                 f"{self.context_length}. Give a shorter prompt or text."
             )
         cache: Cache = (
-            SharedCache(self.layout, batch, capacity)
-            if self.shared_cache
+            SharedCache(self.layout, batch, room)
+            if self.shared_cache or self.layout.fixed
             else GrowingCache(self.layout, batch)
         )
-        return Decoding(self, cache, batch, capacity)
+        return Decoding(self, cache, batch, room)
 
     def generate(
         self,
@@ -123,20 +134,17 @@ class DecoderSession:
         Ends before the first token in `stop`, after `max_new_tokens`, or when the model's context
         is full, whichever comes first.
         """
-        prompt = input_ids.shape[1]
-        if prompt == 0:
-            raise TargetError("The prompt has no tokens. Give at least one.")
-        capacity = min(prompt + max_new_tokens, self.context_length or prompt + max_new_tokens)
-        decoding = self.begin(1, max(capacity, prompt))
-        random = np.random.default_rng(sampling.seed)
-        seen, new = input_ids, input_ids
-        for _ in range(capacity - prompt):
-            token = next_token(decoding.step(new)[0, -1], sampling, seen, random)
-            if token in stop:
-                return
-            yield token
-            new = np.array([[token]], dtype=np.int64)
-            seen = np.concatenate([seen, new], axis=1)
+        return following_tokens(
+            self, input_ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop
+        )
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in sequences that are being decoded."""
+
+    mask: Tokens
+    held: tuple[onnxruntime.OrtValue, ...]
 
 
 class Decoding:
@@ -148,6 +156,7 @@ class Decoding:
         self._capacity = capacity
         self._binding = decoder.session.io_binding()
         self._inputs = {node.name for node in decoder.session.get_inputs()}
+        self._fixed = decoder.layout.fixed
         self._mask: Tokens = np.empty((batch, 0), dtype=np.int64)
 
     def step(self, input_ids: Tokens, attention_mask: Tokens | None = None) -> Logits:
@@ -167,6 +176,8 @@ class Decoding:
             "attention_mask": self._mask,
             "position_ids": np.ascontiguousarray(positions),
         }
+        if self._fixed:
+            feed |= fixed_cache_feed(self._mask, input_ids.shape[1], self._capacity)
         for name in self._inputs & feed.keys():
             self._binding.bind_cpu_input(name, feed[name])
         # The caller reads the logits, so they come to the host; the cache stays on the device.
@@ -177,11 +188,31 @@ class Decoding:
         self._cache.keep(presents)
         return float32_from_ortvalue(logits)
 
+    def mark(self) -> Mark:
+        """Return this place in the sequences, to come back to by `rewind`."""
+        return Mark(self._mask, self._cache.held())
+
+    def rewind(self, mark: Mark) -> None:
+        """Forget the tokens after a mark of this decoding; those before it are not read again."""
+        self._mask = mark.mask
+        self._cache.restore(mark.held)
+
     def _run(self) -> None:
         try:
             self._session.run_with_iobinding(self._binding)
         except runtime_errors() as error:
             raise TargetError(f"ONNX Runtime could not run the model: {error}") from error
+
+
+def fixed_cache_feed(attention_mask: Tokens, new: int, capacity: int) -> dict[str, Tokens]:
+    """Return what a fixed cache of `capacity` tokens asks for, for a mask [B, total].
+
+    `new` is how many of these tokens are new: they are written behind the others.
+    """
+    rows, total = attention_mask.shape
+    padded = np.zeros((rows, capacity), np.int64)
+    padded[:, :total] = attention_mask
+    return {"attention_mask": padded, WRITE_INDICES: np.full(rows, total - new, np.int64)}
 
 
 def run_config(path: Path) -> RunConfig:
@@ -213,9 +244,8 @@ def cache_layout(
     outputs = {node.name for node in session.get_outputs()}
     if LAST_HIDDEN_STATE in outputs:
         raise TargetError(
-            f"{model} is an encoder: it gives a vector for each token and writes no text. Read "
-            f"{LAST_HIDDEN_STATE} from ONNX Runtime, or by "
-            "castline.compiler.targets.encoder_session.EncoderSession."
+            f"{model} is an encoder: it gives a vector for each token and writes no text. Vectors "
+            f"of texts: castline embed {model.parent} TEXT."
         )
     pasts = [name for name in inputs if re.fullmatch(r"past_key_values\.\d+\.(key|value)", name)]
     pairs = tuple((past, past.replace("past_key_values", "present")) for past in pasts)
@@ -239,4 +269,13 @@ def cache_layout(
             f"{inputs[pasts[0]].shape}, {inputs[pasts[0]].type}."
         )
     device = "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
-    return CacheLayout(pairs, tuple(sizes), ONNX_TYPES[types.pop()], device)
+    fixed, rooms = WRITE_INDICES in inputs, {inputs[past].shape[2] for past in pasts}
+    capacity = next((room for room in rooms if fixed and isinstance(room, int)), None)
+    return CacheLayout(
+        pairs,
+        tuple(sizes),
+        ONNX_TYPES[types.pop()],
+        device,
+        fixed=fixed,
+        capacity=capacity,
+    )

@@ -9,6 +9,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.targets.options import TargetOptions
 from castline.progress import Progress
 
 
@@ -23,6 +24,10 @@ class Built:
     """Size of what the runtime loads, where that is not the ONNX model."""
     not_executed: tuple[str, ...] = ()
     """What could not be run on this machine, a sentence each."""
+    peak_memory_bytes: int | None = None
+    """The largest resident size of the builder's process; None where nothing is built."""
+    seconds: float | None = None
+    """How long the builder took."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class Target(Protocol):
     def name(self) -> str: ...
 
     @property
+    def options(self) -> TargetOptions: ...
+
+    @property
     def dtype(self) -> ir.DataType:
         """The type of what is not quantized, unless the user asks for another."""
         ...
@@ -54,10 +62,11 @@ class Target(Protocol):
         """Raise TargetError if this target has no kernels for `dtype`."""
         ...
 
-    def require_graph(self, model: ir.Model, recipe: Recipe) -> None:
+    def require_graph(self, model: ir.Model, recipe: Recipe, context_length: int) -> None:
         """Raise TargetError if this target has no way to compute what the recipe makes of a graph.
 
-        `model` is the float graph; it is asked before anything is searched.
+        Also where an option contradicts the model. `model` is the float graph; it is asked before
+        anything is searched.
         """
         ...
 
@@ -70,4 +79,8 @@ class Target(Protocol):
 
     def build(self, folder: Path, context_length: int, progress: Progress) -> Built:
         """Make what the runtime loads from the written model in `folder`."""
+        ...
+
+    def finish(self, folder: Path) -> tuple[str, ...]:
+        """Give the model in `folder` the form it is published in, once compared; return notes."""
         ...

@@ -40,7 +40,7 @@ def unpacked(model: Path) -> Iterator[Path]:
     A session that was made of it may stay: Linux keeps the pages that it maps. Raises OutputError
     where the disk is full, and what ONNX Runtime raises where it cannot compute the weights.
     """
-    with tempfile.TemporaryDirectory(prefix="castline-unpacked-", dir=_scratch()) as folder:
+    with tempfile.TemporaryDirectory(prefix="castline-unpacked-", dir=scratch_folder()) as folder:
         yield write_unpacked(model, Path(folder))
 
 
@@ -82,7 +82,7 @@ def unpacked_bytes(model: ir.Model) -> int:
     return total
 
 
-def _scratch() -> Path | None:
+def scratch_folder() -> Path | None:
     """Return where large files may go for a while; None leaves it to Python, which asks TMPDIR."""
     return _ON_DISK if "TMPDIR" not in os.environ and os.access(_ON_DISK, os.W_OK) else None
 

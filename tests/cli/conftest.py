@@ -9,11 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from typer.testing import CliRunner, Result
 
 from castline.cli.app import app
+from castline.compiler.package.manifest import write_manifest
 from castline.compiler.report.outcome import CheckOutcome, CompileOutcome, ExportOutcome
 
 
@@ -161,3 +164,16 @@ def _bytes_of(letter: str) -> bytes:
     hidden = [value for value in range(256) if value not in shown]
     code = ord(letter)
     return bytes([code if code in shown else hidden[code - 256]])
+
+
+@pytest.fixture
+def packable(tmp_path: Path) -> Path:
+    """Return the smallest folder that can be packed: a graph and its manifest."""
+    made = tmp_path / "tiny"
+    made.mkdir()
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
+    out = helper.make_tensor_value_info("hidden", TensorProto.INT64, ["batch", "sequence"])
+    node = helper.make_node("Identity", ["input_ids"], ["hidden"])
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [ids], [out])), made / "model.onnx")
+    write_manifest(made, {"source": "org/tiny", "target": "onnxruntime", "build": {}})
+    return made

@@ -50,3 +50,71 @@ def test_too_far_from_the_original_is_exit_code_3(
     assert json.loads(result.stdout)["verdicts"][0]["passed"] is False
     assert "too far from the original: top1 agreement" in result.stderr
     assert "gate: failed (top1 agreement 0.745, at least 0.9)" in run("check", folder).stdout
+
+
+def test_layers_inputs_and_thresholds_are_passed_on(
+    run: Any, pipeline: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    saved = tmp_path_factory.mktemp("saved") / "in"
+    arguments = ("--layers", "--save-inputs", saved, "--set", "gate.kl_divergence=0.1")
+    result = run("check", folder, *arguments)
+    assert result.exit_code == 0, result.stderr
+    asked = pipeline.asked
+    assert (asked["layers"], asked["save_inputs"]) == (True, saved)
+    assert list(asked["overrides"]) == ["gate.kl_divergence=0.1"]
+
+
+def test_two_models_of_other_origin_need_no_manifest(
+    run: Any, pipeline: Any, folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    assert run("check", other, "--against", "model.gguf").exit_code == 0
+    assert pipeline.asked["output"] == other
+    (folder / "model.onnx").write_bytes(b"other")
+    result = run("check", other, "--against", folder)
+    assert result.exit_code == 1
+    assert "model.onnx has other content" in result.stderr
+
+
+def test_questions_that_exclude_each_other_are_refused(run: Any, folder: Path) -> None:
+    for other in (("--layers",), ("--save-inputs", "in"), ("--tasks", "piqa")):
+        result = run("check", folder, "--bisect", *other)
+        assert result.exit_code == 2
+        assert "in another run" in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--limit", "5"), "--limit would have no effect without --tasks"),
+        (("--tasks-folder", "."), "--tasks-folder would have no effect without --tasks"),
+        (
+            ("--tasks", "piqa", "--set", "gate.kl_divergence=1", "--evaluation-text", "t.txt"),
+            "--set and --evaluation-text would have no effect with --tasks",
+        ),
+    ],
+)
+def test_options_without_effect_are_wrong_usage(
+    run: Any, pipeline: Any, folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    result = run("check", folder, *arguments)
+    assert (result.exit_code, pipeline.asked) == (2, {})
+    told = " ".join(result.stderr.replace("\u2502", " ").split())
+    assert words in told
+
+
+def test_inputs_are_saved_in_a_folder_of_their_own(
+    run: Any, pipeline: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (file := other / "file").write_text("x")
+    for place, words in (
+        (folder, "lies in"),
+        (folder / "sub", "lies in"),
+        (file, "is a file; give --save-inputs a folder"),
+    ):
+        result = run("check", folder, "--save-inputs", place)
+        assert (result.exit_code, pipeline.asked) == (1, {})
+        assert words in result.stderr
+    assert run("check", folder, "--against", other, "--save-inputs", other / "in").exit_code == 1

@@ -15,6 +15,7 @@ from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.recipes.recipe import Recipe
 from castline.compiler.targets.catalogue import TARGETS
+from castline.compiler.targets.options import TargetOptions
 from castline.compiler.to_huggingface import HUGGINGFACE
 from castline.errors import GateFailedError, TargetError
 
@@ -53,7 +54,7 @@ def test_passes_on_what_was_asked(run: Any, pipeline: Any, tmp_path: Path) -> No
         "source": "model.gguf",
         "output": tmp_path / "out",
         "target": "tensorrt-rtx",
-        "plugins": "never",
+        "options": TargetOptions(plugins="never"),
         "plan": None,
         "device": "cpu",
         "dtype": "float16",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -66,3 +67,18 @@ def test_what_is_no_failure_passes_through() -> None:
     assert caught.value.exit_code == 0
     with pytest.raises(BrokenPipeError), Failures(debug=False):
         raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "Free space"), (errno.ENAMETOOLONG, "shorter"), (errno.EFBIG, "ulimit")],
+)
+def test_what_the_system_refuses_is_no_bug(
+    capsys: pytest.CaptureFixture[str], number: int, advice: str
+) -> None:
+    assert fail(OSError(number, os.strerror(number), "models/x")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: models/x: {os.strerror(number)}. ")
+    assert advice in error
+    fail(OSError(errno.ENOSPC, "No space left on device"))
+    assert "error: the output: No space left on device." in capsys.readouterr().err

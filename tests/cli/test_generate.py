@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
-from castline.cli import generate
-from castline.cli.machine import Gpu
+from castline.cli.app import app
+from castline.compiler import runner
+from castline.compiler.package.manifest import write_manifest
 from castline.compiler.targets.session import DecoderSession
 
 EOS = 256
@@ -95,17 +97,46 @@ def test_an_empty_prompt_is_refused(run: Any, model: Model, folder: Path) -> Non
     assert "the prompt is empty" in result.stderr
 
 
-@pytest.mark.parametrize("has_gpu", [False, True])
-def test_an_engine_is_refused_with_the_way_out(
-    run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, has_gpu: bool
+def test_an_engine_s_refusal_reaches_the_user_with_the_way_out(
+    run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "model.engine").touch()
-    seen = (Gpu("NVIDIA L4", "8.9", "23034 MiB", "580.95"),) if has_gpu else ()
-    monkeypatch.setattr(generate, "gpus", lambda: seen)
+    build = {"engine": "model.engine", "edition": "tensorrt-rtx", "version": "1.7.1.116"}
+    write_manifest(folder, {"build": build})
+    monkeypatch.setattr(runner, "runnable_here", lambda: "there is none")
     result = run("generate", folder, "Hi")
     assert result.exit_code == 1
-    assert ("does not run them yet" if has_gpu else "needs an NVIDIA GPU") in result.stderr
-    assert f"castline generate {folder}/model.onnx" in result.stderr
+    assert "engine of TensorRT-RTX 1.7.1.116, which needs an NVIDIA GPU, and" in result.stderr
+    assert f"castline generate {folder} PROMPT --runtime onnxruntime" in result.stderr
+
+
+def test_the_runtime_and_its_options_are_passed_on(
+    run: Any, model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def opened(*arguments: Any, **options: Any) -> Model:
+        asked.extend([*arguments, options])
+        return model
+
+    monkeypatch.setattr(runner, "open_runner", opened)
+    result = run(
+        "generate", folder, "Hi", "--runtime", "genai", "--no-cuda-graph", "--threads", "2"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert asked == [folder, "genai", {"threads": 2, "cuda_graph": False}]
+
+
+def test_a_dash_reads_the_prompt_from_standard_input(model: Model, folder: Path) -> None:
+    result = CliRunner().invoke(app, ["generate", str(folder), "-"], input="Größe?\nJa\n")
+    assert result.exit_code == 0, result.stderr
+    assert bytes(model.asked["input_ids"][0]).decode() == "Größe?\nJa"
+
+
+def test_standard_input_that_is_no_text_is_an_error_in_words(model: Model, folder: Path) -> None:
+    result = CliRunner().invoke(app, ["generate", str(folder), "-"], input=b"\xff\xfe")
+    assert (result.exit_code, model.asked) == (1, {})
+    assert "standard input is not UTF-8 text" in result.stderr
 
 
 def test_a_missing_folder_is_named(run: Any, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from castline.cli import shown_progress as shown_progress_module
 from castline.cli.shown_progress import shown_progress
 from castline.progress import SilentProgress
 
@@ -30,6 +32,7 @@ def test_shows_amount_and_total_and_a_line_for_a_stage_that_is_done(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(shown_progress_module, "time", SimpleNamespace(monotonic=lambda: 5.0))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")
     with shown_progress(quiet=False) as progress:

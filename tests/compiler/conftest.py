@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -119,6 +122,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, traced_once: None) -> Callabl
 def source(tiny: Callable[[str], Tiny]) -> str:
     """Return the folder of the tiny Llama's checkpoint."""
     return str(tiny("llama").checkpoint.source)
+
+
+@pytest.fixture(scope="session")
+def fake_gpu() -> ModuleType:
+    """Return what fake_cuda.py and fake_tensorrt.py beside this file have, as one module."""
+    both = ModuleType("fake_gpu")
+    for name in ("fake_cuda", "fake_tensorrt"):
+        path = Path(__file__).with_name(f"{name}.py")
+        spec = importlib.util.spec_from_file_location(f"castline_{name}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        vars(both).update(vars(module))
+    return both
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from castline.compiler import recheck
-from castline.compiler.pipeline import compile_model
+from castline.compiler.pipeline import compile_model, export_model
 from castline.compiler.recheck import check_output
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.report.outcome import CompileOutcome
-from castline.errors import CheckpointError, TargetError
+from castline.errors import CheckpointError, OutputError, TargetError
 
 ENCODER_LIMITS = ("gate.hidden_cosine=0.5", "gate.embedding_cosine=0.5")
 
@@ -119,3 +119,68 @@ def test_an_encoder_is_checked_again(encoder: Any, sentences: str, tmp_path: Pat
     again = check_output(tmp_path / "out", evaluation_text=sentences, threads=1)
     assert again.encoding == outcome.encoding
     assert again.verdicts == outcome.verdicts
+
+
+def test_any_two_models_are_compared_and_the_layers_between(
+    published: tuple[CompileOutcome, Path], source: str, evaluation_text: str, tmp_path: Path
+) -> None:
+    outcome, output = published
+    export_model(source, tmp_path / "float")
+    options: dict[str, Any] = {"evaluation_text": evaluation_text, "threads": 1}
+    found = check_output(output, against=str(tmp_path / "float"), layers=True, **options)
+    assert found.language is not None
+    assert outcome.language is not None
+    assert found.language.perplexity == outcome.language.perplexity
+    assert found.layers is not None
+    assert [one.name for one in found.layers.layers] == ["layer 0", "layer 1"]
+    assert found.to_json()["layers"]["layers"][0]["cosine"] > 0.9  # type: ignore[index]
+    swapped = check_output(Path(source), against=str(output), **options)
+    assert swapped.language == outcome.language
+    assert swapped.notes == (f"{source} is a checkpoint, and so the original here",)
+
+
+def test_a_threshold_that_is_given_is_judged_by(
+    published: tuple[CompileOutcome, Path], evaluation_text: str
+) -> None:
+    limits = ("gate.kl_divergence=0.000001",)
+    found = check_output(published[1], evaluation_text=evaluation_text, overrides=limits, threads=1)
+    assert not found.passed
+
+
+def test_inputs_are_saved_and_the_commands_are_told(
+    published: tuple[CompileOutcome, Path], evaluation_text: str, source: str, tmp_path: Path
+) -> None:
+    found = check_output(
+        published[1], evaluation_text=evaluation_text, save_inputs=tmp_path / "in", threads=1
+    )
+    assert (tmp_path / "in" / "inputs.json").is_file()
+    assert found.commands[0].startswith(f"polygraphy run {published[1] / 'model.onnx'} --onnxrt")
+    with pytest.raises(OutputError, match="this is a checkpoint"):
+        check_output(Path(source), against=source, save_inputs=tmp_path / "no")
+
+
+def test_an_engine_that_cannot_run_here_is_told_and_its_graph_is_compared(
+    published: tuple[CompileOutcome, Path],
+    evaluation_text: str,
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = shutil.copytree(published[1], tmp_path / "out")
+    (folder / "model.engine").write_bytes(b"engine")
+    monkeypatch.setattr(recheck, "runnable_here", lambda: "this machine has no driver")
+    found = check_output(folder, against=source, evaluation_text=evaluation_text, threads=1)
+    assert found.language == published[0].language
+    assert found.not_executed == (
+        f"The engine model.engine of {folder} was not run: this machine has no driver. Its graph "
+        f"{folder / 'model.onnx'} was compared, on ONNX Runtime.",
+    )
+
+
+def test_a_decoder_and_an_encoder_are_not_compared(
+    source: str, encoder: Any, evaluation_text: str
+) -> None:
+    with pytest.raises(OutputError, match="is an encoder, which gives vectors"):
+        check_output(
+            Path(encoder.checkpoint.source), against=source, evaluation_text=evaluation_text
+        )

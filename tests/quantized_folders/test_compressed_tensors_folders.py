@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from castline.compiler.targets.tensorrt_rtx import target as tensorrt_rtx
+from castline.compiler.targets.options import TargetOptions
+from castline.compiler.targets.tensorrt import target as tensorrt_rtx
 
 GROUP = 32
 BY_TOKEN = {"strategy": "token", "dynamic": True, "symmetric": True, "num_bits": 8}
@@ -170,10 +171,10 @@ def test_a_configuration_of_another_width_contradicts_the_codes(
 def test_scales_of_run_time_are_refused_without_plugins_before_an_engine_is_built(
     written: Any, refused: Any, packs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt_rtx, "require_builder", lambda: None)
+    monkeypatch.setattr(tensorrt_rtx, "require_builder", lambda *_: None)
     folder = written(packs["int8"], CONFIGURATIONS["int8"])
     words = "has 14 linears that take them at run time"
-    refused(folder, words, target="tensorrt-rtx", plugins="never")
+    refused(folder, words, target="tensorrt-rtx", options=TargetOptions(plugins="never"))
 
 
 @pytest.mark.tensorrt

@@ -12,16 +12,20 @@ from typing import Annotated
 import typer
 
 import castline
+from castline.cli.build import build
 from castline.cli.check import check
 from castline.cli.compile import compile_checkpoint
 from castline.cli.doctor import doctor
+from castline.cli.embed import embed
 from castline.cli.export import export
 from castline.cli.generate import generate
 from castline.cli.inspect import inspect
+from castline.cli.package import package
 from castline.cli.plugins import plugins
 from castline.cli.quantize import quantize
 from castline.cli.recipes import recipes
 from castline.cli.sensitivity import sensitivity
+from castline.cli.verify import verify
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 an error, in words on stderr; 2 wrong usage; 3 built, but too far from "
@@ -63,8 +67,12 @@ for _name, _command in (
     ("quantize", quantize),
     ("sensitivity", sensitivity),
     ("export", export),
+    ("build", build),
     ("generate", generate),
+    ("embed", embed),
     ("check", check),
+    ("verify", verify),
+    ("package", package),
     ("inspect", inspect),
     ("recipes", recipes),
     ("doctor", doctor),

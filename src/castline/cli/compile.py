@@ -28,11 +28,32 @@ from castline.cli.options import (
     Threads,
     TrustRemoteCode,
 )
+from castline.cli.packages_beside import Packages, packed_beside, require_packable
 from castline.cli.quantize import calibration_overrides
 from castline.cli.shown_progress import shown_progress
+from castline.cli.target_options import (
+    ComputeCapabilities,
+    HardwareCompatibility,
+    KvCache,
+    KvCapacity,
+    Logits,
+    MaxBatchSize,
+    MaxInputLen,
+    MaxSeqLen,
+    MaxShapes,
+    MemPoolSize,
+    MinShapes,
+    OptShapes,
+    Plugins,
+    ProfileNumbers,
+    Provider,
+    StripWeights,
+    TimingCache,
+    VersionCompatible,
+    engine_options,
+)
 
-Plugins = Literal["auto", "never"]
-Target = Literal["onnx", "onnxruntime", "tensorrt-rtx", "huggingface"]
+Target = Literal["onnx", "onnxruntime", "tensorrt-rtx", "tensorrt", "huggingface"]
 DEFAULT_RECIPE = "w4a16-rtn"
 AS_STORED = "as-stored"
 """The default for a checkpoint that is quantized already."""
@@ -63,17 +84,11 @@ def compile_checkpoint(
             "-t",
             help="onnx: standard operators, runs anywhere. onnxruntime: its fast kernels, and "
             "onnxruntime-genai. tensorrt-rtx: an engine for NVIDIA GPUs, built without one. "
+            "tensorrt: an engine for the GPU of this machine. "
             "huggingface: a checkpoint for vLLM and transformers, as compressed-tensors has it.",
         ),
     ] = "onnxruntime",
-    plugins: Annotated[
-        Plugins,
-        typer.Option(
-            help="Of tensorrt-rtx: auto has Castline's plugins compute what TensorRT lacks "
-            "(zero-points, activations quantized at run time), from the library that castline "
-            "plugins build makes; never has TensorRT's own operators add 4-bit zero-points.",
-        ),
-    ] = "auto",
+    plugins: Plugins = "auto",
     overrides: Overrides = None,
     plan: Annotated[
         Path | None,
@@ -100,6 +115,24 @@ def compile_checkpoint(
             help="Compile even where codes of a quantized checkpoint change, and say what it cost.",
         ),
     ] = False,
+    kv_cache: KvCache = "growing",
+    kv_capacity: KvCapacity = None,
+    logits: Logits = "all",
+    provider: Provider = "cpu",
+    max_batch_size: MaxBatchSize = None,
+    max_input_len: MaxInputLen = None,
+    max_seq_len: MaxSeqLen = None,
+    min_shapes: MinShapes = None,
+    opt_shapes: OptShapes = None,
+    max_shapes: MaxShapes = None,
+    profile: ProfileNumbers = None,
+    compute_capability: ComputeCapabilities = None,
+    timing_cache: TimingCache = None,
+    version_compatible: VersionCompatible = False,
+    hardware_compatibility: HardwareCompatibility = "none",
+    strip_weights: StripWeights = False,
+    mem_pool_size: MemPoolSize = None,
+    package: Packages = None,
     overwrite: Overwrite = False,
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -127,8 +160,32 @@ def compile_checkpoint(
     if no_gate:
         _refuse_without_gate({"--evaluation-text": evaluation_text, "--threads": threads})
     with Failures(debug=debug, interrupted=NOTHING_WRITTEN):
+        require_packable(output, target, package or (), overwrite=overwrite)
         from castline.compiler.recipes.load import load_recipe
+        from castline.compiler.targets.options import TargetOptions
 
+        options = TargetOptions(
+            plugins=plugins,
+            engine=engine_options(
+                max_batch_size=max_batch_size,
+                max_input_len=max_input_len,
+                max_seq_len=max_seq_len,
+                min_shapes=min_shapes,
+                opt_shapes=opt_shapes,
+                max_shapes=max_shapes,
+                profile=profile,
+                compute_capability=compute_capability,
+                timing_cache=timing_cache,
+                version_compatible=version_compatible,
+                hardware_compatibility=hardware_compatibility,
+                strip_weights=strip_weights,
+                mem_pool_size=mem_pool_size,
+            ),
+            kv_cache=kv_cache,
+            kv_capacity=kv_capacity,
+            logits=logits,
+            provider=provider,
+        )
         changes = [*(overrides or ()), *calibration_overrides({"text": calibration_text})]
         as_stored = None
         if plan is None or recipe is not None:
@@ -150,7 +207,7 @@ def compile_checkpoint(
                 recipe=loaded,
                 as_stored=as_stored,
                 target=target,
-                plugins=plugins,
+                options=options,
                 plan=plan,
                 device=device,
                 dtype=dtype,
@@ -162,12 +219,15 @@ def compile_checkpoint(
                 trust_remote_code=trust_remote_code,
                 progress=progress,
             )
+        packed = packed_beside(output, package or (), overwrite=overwrite)
         if as_json:
             typer.echo(json.dumps(outcome.to_json(), indent=2))
             return
         from castline.cli.tables import show_compiled
 
         show_compiled(outcome)
+        for place in packed:
+            typer.echo(f"packed: {place}")
 
 
 def _refuse_without_gate(options: Mapping[str, object]) -> None:

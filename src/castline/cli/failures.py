@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -13,7 +14,15 @@ from rich.text import Text
 from castline.errors import CastlineError
 
 INTERRUPTED = 130
-BUG = 1
+FAILED = 1
+_OF_THE_MACHINE = {
+    errno.ENOSPC: "Free space, or write elsewhere.",
+    errno.EDQUOT: "Free space, or write elsewhere.",
+    errno.EFBIG: "Write elsewhere, or raise the limit (ulimit -f).",
+    errno.EROFS: "Write elsewhere.",
+    errno.ENAMETOOLONG: "Give a shorter one.",
+}
+"""What is to be done about errors of the system that no program can prevent."""
 
 
 class Failures:
@@ -53,11 +62,14 @@ class Failures:
             return str(failure), failure.exit_code
         if isinstance(failure, KeyboardInterrupt):
             return self._interrupted, INTERRUPTED
+        if isinstance(failure, OSError) and failure.errno in _OF_THE_MACHINE:
+            place = "the output" if failure.filename is None else failure.filename
+            return f"{place}: {failure.strerror}. {_OF_THE_MACHINE[failure.errno]}", FAILED
         words = " ".join(str(failure).split())
         return (
             f"this is a bug of Castline: {type(failure).__name__}: {words[:300]}\n"
             "Run the same command with --debug to see where, and please report it.",
-            BUG,
+            FAILED,
         )
 
 

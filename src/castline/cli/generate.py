@@ -5,20 +5,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from castline.cli.failures import Failures
-from castline.cli.machine import gpus
-from castline.cli.options import AsJson, Debug, Quiet, Threads
+from castline.cli.options import AsJson, Debug, Quiet, Threads, utf8_alone
 from castline.compiler.report.numbers import significant
-from castline.errors import CastlineError, TargetError
+from castline.errors import CastlineError
 
 if TYPE_CHECKING:
     from castline.cli.answer import Clock
+
+STDIN = "-"
 
 
 def generate(
@@ -26,12 +28,18 @@ def generate(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="A folder that compile or export wrote, or an .onnx file in one.",
+            help="A folder that compile or export wrote, or an .onnx or .engine file in one.",
             show_default=False,
         ),
     ],
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What to say to the model.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="PROMPT",
+            callback=utf8_alone,
+            help="What to say to the model; - reads it from standard input.",
+            show_default=False,
+        ),
     ],
     *,
     max_new_tokens: Annotated[
@@ -53,6 +61,19 @@ def generate(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without chat template.")
     ] = False,
+    runtime: Annotated[
+        Literal["auto", "onnxruntime", "genai", "engine"],
+        typer.Option(
+            help="What runs the model. auto: the engine where there is one; onnxruntime-genai for "
+            "a folder made for one of its GPU providers; else ONNX Runtime."
+        ),
+    ] = "auto",
+    cuda_graph: Annotated[
+        bool,
+        typer.Option(
+            help="Replay the decoding steps of an engine whose cache has a fixed capacity."
+        ),
+    ] = True,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -66,11 +87,10 @@ def generate(
     **Example:** castline generate build/smollm2 "Why is ice light?" --temperature 0.7 --seed 1
     """
     with Failures(debug=debug):
-        refuse_engine(output)
         from castline.cli.answer import Clock, text_pieces
         from castline.cli.chat import speaker
+        from castline.compiler.runner import open_runner
         from castline.compiler.targets.sampling import Sampling
-        from castline.compiler.targets.session import DecoderSession
 
         sampling = Sampling(
             temperature=temperature,
@@ -80,14 +100,16 @@ def generate(
             seed=seed,
         )
         folder = output if output.is_dir() else output.parent
+        _require_present(output)
         speaking = speaker(folder)
-        session = DecoderSession.open(output, threads=threads)
-        tokens = speaking.tokens(prompt, raw=raw)
+        said = _stdin() if prompt == STDIN else prompt
+        tokens = speaking.tokens(said, raw=raw)
         _require_tokens(tokens)
+        runner = open_runner(output, runtime, threads=threads, cuda_graph=cuda_graph)
         import numpy as np
 
         clock = Clock(len(tokens))
-        answer = session.generate(
+        answer = runner.generate(
             np.array([tokens], dtype=np.int64),
             max_new_tokens=max_new_tokens,
             sampling=sampling,
@@ -95,7 +117,7 @@ def generate(
         )
         pieces = text_pieces(speaking.tokenizer, clock.timed(answer))
         if as_json:
-            document = {"prompt": prompt, "text": "".join(pieces), **clock.to_json()}
+            document = {"prompt": said, "text": "".join(pieces), **clock.to_json()}
             typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
             return
         for piece in pieces:
@@ -105,31 +127,19 @@ def generate(
             _show_figures(folder, clock)
 
 
-def refuse_engine(output: Path) -> None:
-    """Raise TargetError for an engine, which ONNX Runtime cannot run."""
+def _require_present(output: Path) -> None:
     if not output.exists():
-        raise TargetError(
+        raise CastlineError(
             f"{output} does not exist. Give a folder that `castline compile` or `castline export` "
             "wrote."
         )
-    engines = sorted(output.glob("*.engine")) if output.is_dir() else [output]
-    if not engines or engines[0].suffix != ".engine":
-        return
-    graph = engines[0].with_name("model.onnx")
-    instead = (
-        f" The graph it was built from runs on the CPU: castline generate {graph} PROMPT."
-        if graph.is_file()
-        else ""
-    )
-    if not gpus():
-        raise TargetError(
-            f"{engines[0]}: is a TensorRT-RTX engine, which needs an NVIDIA GPU, and this machine "
-            f"shows none (nvidia-smi). Run it where there is one.{instead}"
-        )
-    raise TargetError(
-        f"{engines[0]}: is a TensorRT-RTX engine, and this version of Castline builds engines but "
-        f"does not run them yet. Use the TensorRT-RTX runtime.{instead}"
-    )
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise CastlineError(f"standard input is not UTF-8 text: {error}.") from error
 
 
 def _require_tokens(tokens: list[int]) -> None:

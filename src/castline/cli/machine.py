@@ -49,7 +49,7 @@ LIBRARIES = (
     ),
     Library(
         ("onnxruntime-genai", "onnxruntime-genai-cuda"),
-        "nothing of Castline; it runs the folders of the onnxruntime target elsewhere",
+        "generate --runtime genai; ONNX Runtime itself runs the same folders",
         "pip install onnxruntime-genai",
     ),
     Library(

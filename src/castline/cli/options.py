@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
+
+Given = TypeVar("Given", str, list[str])
+
+
+def utf8_alone(given: Given) -> Given:
+    """Refuse texts that are not UTF-8: no tokenizer takes them."""
+    try:
+        "".join(given).encode()
+    except UnicodeEncodeError as error:
+        raise typer.BadParameter("is not UTF-8 text") from error
+    return given
+
 
 Dtype = Literal["float32", "float16", "bfloat16", "checkpoint"]
 

@@ -16,7 +16,12 @@ from castline.compiler.report.figures import (
     Verdict,
 )
 from castline.compiler.report.numbers import duration, percentage, significant, size
-from castline.compiler.report.outcome import CheckOutcome, CompileOutcome, ExportOutcome
+from castline.compiler.report.outcome import (
+    BuildOutcome,
+    CheckOutcome,
+    CompileOutcome,
+    ExportOutcome,
+)
 
 ABSENT = "-"
 
@@ -68,6 +73,15 @@ def show_exported(outcome: ExportOutcome) -> None:
     table.add_row("time", duration(outcome.seconds))
     console.print(table)
     _show_notes(console, outcome.notes, ())
+
+
+def show_built(outcome: BuildOutcome) -> None:
+    """The engine that was made."""
+    console = out()
+    console.print(Text(f"{outcome.output}: {outcome.target} {outcome.version}", style="bold"))
+    console.print(f"engine of {size(outcome.bytes)}")
+    _show_notes(console, outcome.notes, outcome.not_executed)
+    console.print(f"built in {duration(outcome.seconds)}")
 
 
 def out() -> Console:

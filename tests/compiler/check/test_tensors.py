@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache
 
 from castline.compiler.check.tensors import TensorFigure, TensorFigures, compare_tensors
-from castline.errors import TargetError
+from castline.errors import OutputError, TargetError
 
 TOKENS = np.array([[30, 20, 3, 1, 4], [2, 2, 8, 5, 6]], dtype=np.int64)
 
@@ -204,3 +204,17 @@ def test_a_result_that_cannot_be_run_is_refused_with_the_reason() -> None:
     other = onnxruntime.InferenceSession(model, options)
     with pytest.raises(TargetError, match=r"cannot be run for comparison: .*Reshape"):
         compare_tensors(ORIGINAL, other, TOKENS)
+
+
+def test_a_result_of_another_depth_is_another_model() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    deeper (int64[B, S] input_ids, PASTS) => (int64[B, S] logits) { logits = Identity (input_ids) }
+    """
+    pasts = ", ".join(f"float[B, 1, P, 1] k{i}, float[B, 1, P, 1] v{i}" for i in range(2))
+    model = onnx.parser.parse_model(text.replace("PASTS", pasts))
+    for value in model.graph.input[1:]:
+        slot = {"k": "key", "v": "value"}[value.name[0]]
+        value.name = f"past_key_values.{value.name[1:]}.{slot}"
+    deeper = onnxruntime.InferenceSession(model.SerializeToString())
+    with pytest.raises(OutputError, match="the caches of 2 layers, and the original of 1: they"):
+        compare_tensors(ORIGINAL, deeper, TOKENS)

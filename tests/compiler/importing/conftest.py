@@ -13,8 +13,9 @@ import onnx_ir as ir
 import pytest
 
 from castline.compiler.targets.catalogue import target_named
-from castline.compiler.targets.tensorrt_rtx.lowering import lower_for_plugins
-from castline.compiler.targets.tensorrt_rtx.plugin_library import PluginUse
+from castline.compiler.targets.options import TargetOptions
+from castline.compiler.targets.tensorrt.lowering import lower_for_plugins
+from castline.compiler.targets.tensorrt.plugin_library import PluginUse
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.readers.stored import StoredActivations, StoredMatrix, StoredScheme
 from castline.exporters.readers.tensors import TensorSpec
@@ -170,6 +171,6 @@ def lower() -> Callable[[ir.Model, str], None]:
             lower_for_plugins(model)
         else:
             plugins: PluginUse = "never" if target == "tensorrt-rtx" else "auto"
-            target_named(target, plugins).lower(model, 512)
+            target_named(target, TargetOptions(plugins=plugins)).lower(model, 512)
 
     return lowered

@@ -225,3 +225,17 @@ def answer(folder: Path, prompt: np.ndarray, count: int) -> list[int]:
     expected = list(session.generate(prompt, max_new_tokens=count, stop=frozenset([2])))
     assert len(expected) >= 10, "a text long enough to tell"
     return expected
+
+
+@pytest.mark.parametrize(
+    ("provider", "options"),
+    [
+        ("cpu", []),
+        ("cuda", [{"cuda": {"enable_cuda_graph": "0"}}]),
+        ("tensorrt-rtx", [{"NvTensorRtRtx": {"enable_cuda_graph": "1"}}]),
+    ],
+)
+def test_names_the_execution_provider(tmp_path: Path, provider: Any, options: list[Any]) -> None:
+    write_genai_config(tmp_path, CONFIG, shares_cache=True, stop_tokens=[2], provider=provider)
+    decoder = json.loads((tmp_path / "genai_config.json").read_text())["model"]["decoder"]
+    assert decoder["session_options"]["provider_options"] == options

@@ -112,3 +112,8 @@ def test_a_manifest_without_files_cannot_be_verified(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"castline_format": 1}')
     with pytest.raises(OutputError, match="files: expected a mapping"):
         verify(tmp_path)
+
+
+def test_a_link_without_an_end_is_named(folder: Path) -> None:
+    (folder / "link").symlink_to("nowhere")
+    assert verify(folder) == ["link is not in the manifest"]

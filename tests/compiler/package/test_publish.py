@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from castline.compiler.package.manifest import write_manifest
-from castline.compiler.package.publish import publishing
+from castline.compiler.package.publish import publishing, require_outside
 from castline.errors import OutputError, TargetError
 
 DEAD = 2**22 + 1  # above Linux's largest process number
@@ -229,3 +229,13 @@ def test_what_a_killed_run_left_goes_with_the_next(tmp_path: Path) -> None:
     assert names(tmp_path) == [f".out.partial-{process.pid}"]
     publish(tmp_path / "out")
     assert names(tmp_path) == ["out"]
+
+
+def test_an_output_inside_a_described_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    for inside in ("out/new", "out/a/b", "link/new"):
+        with pytest.raises(OutputError, match="whose manifest would not list it"):
+            require_outside(tmp_path / inside, tmp_path / "out")
+    require_outside(tmp_path / "out", tmp_path / "out")
+    require_outside(tmp_path / "out2" / "new", tmp_path / "out")

@@ -159,3 +159,63 @@ def test_twice_changes_nothing_more(tiny: Callable[[str], Any]) -> None:
     once = [node.op_type for node in model.graph], sorted(model.graph.initializers)
     assert GroupQueryAttention(CONTEXT)(model) == {}
     assert ([node.op_type for node in model.graph], sorted(model.graph.initializers)) == once
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["growing", "shared"])
+@pytest.mark.parametrize("scenario", ["prefill", "decode", "pieces", "one token"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
+def test_without_a_bias_the_logits_of_rows_without_padding_stay_the_same(
+    tiny: Callable[[str], Any],
+    lengths_alone: Callable[[str], Path],
+    run_steps: Callable[..., list[np.ndarray]],
+    scenarios: dict[str, Any],
+    name: str,
+    scenario: str,
+    shared: bool,
+) -> None:
+    expected = run_steps(tiny(name).graph, scenarios[scenario])
+    result = run_steps(lengths_alone(name), scenarios[scenario], shared=shared)
+    for found, wanted in zip(result, expected, strict=True):
+        assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_without_a_bias_a_prompt_may_be_padded_on_the_right(
+    tiny: Callable[[str], Any],
+    lengths_alone: Callable[[str], Path],
+    run_steps: Callable[..., list[np.ndarray]],
+    scenarios: dict[str, Any],
+) -> None:
+    prompt = scenarios["right padding"][:1]
+    (expected,) = run_steps(tiny("llama").graph, prompt)
+    (found,) = run_steps(lengths_alone("llama"), prompt)
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_without_a_bias_neither_mask_nor_positions_reach_the_node(
+    tiny: Callable[[str], Any], written: Callable[[ir.Model], Path]
+) -> None:
+    model = tiny("llama").model()
+    assert GroupQueryAttention(CONTEXT, bias=False)(model) == {}
+    nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    assert [[value is None for value in node.inputs[9:11]] for node in nodes] == [[True, True]] * 2
+    assert not {"Where", "ArgMax", "Slice"} & {node.op_type for node in model.graph}
+    written(model)
+
+
+@pytest.fixture(scope="module")
+def lengths_alone(
+    tiny: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Return the file of a decoder after the pass without a bias."""
+    from castline.compiler.targets.write import write_model
+
+    made: dict[str, Path] = {}
+
+    def of(name: str) -> Path:
+        if name not in made:
+            model = tiny(name).model()
+            assert GroupQueryAttention(CONTEXT, bias=False)(model) == {}
+            made[name] = write_model(model, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return of

@@ -11,11 +11,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from castline.compiler.graph.products import products
 from castline.compiler.passes.group_query_attention import GroupQueryAttention
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.pack_projections import PackProjections
+from castline.compiler.passes.quantize_activations import QuantizeActivations
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
 from castline.compiler.targets.write import write_model
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.export import export
@@ -64,6 +66,54 @@ def test_the_logits_stay_the_same(
     steps = scenarios["left padding"]
     for found, wanted in zip(run_steps(after, steps), run_steps(before, steps), strict=True):
         assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        WeightScheme(8, "per-channel", True),
+        WeightScheme(4, "per-channel", False),
+        WeightScheme(4, 32, True, two_level=True),
+    ],
+    ids=str,
+)
+def test_products_of_codes_by_codes_are_joined_bit_for_bit(
+    tiny: Callable[[str], Any],
+    written: Callable[[ir.Model], Path],
+    run_steps: Callable[..., list[np.ndarray]],
+    scenarios: dict[str, Any],
+    scheme: WeightScheme,
+    symmetric: bool,
+) -> None:
+    model = tiny("llama").model()
+    QuantizeWeights(scheme)(model)
+    per_token = ActivationScheme(8, "per-token", dynamic=True, symmetric=symmetric)
+    names = [product.name for product in products(model) if ".layers." in product.name]
+    QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+    GroupQueryAttention(64)(model)
+    before = written(model)
+    model = ir.load(before)
+    count = len(model.graph)
+    assert PackProjections()(model) == {}
+    assert len(model.graph) == count - 2 * 2
+    steps = scenarios["left padding"]
+    for found, wanted in zip(
+        run_steps(written(model), steps), run_steps(before, steps), strict=True
+    ):
+        assert (found == wanted).all()
+
+
+def test_declines_products_whose_projections_have_one_scale_each(
+    tiny: Callable[[str], Any],
+) -> None:
+    model = tiny("llama").model()
+    QuantizeWeights(WeightScheme(8, "per-tensor", True))(model)
+    per_token = ActivationScheme(8, "per-token", dynamic=True)
+    names = [product.name for product in products(model) if ".layers." in product.name]
+    QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+    GroupQueryAttention(64)(model)
+    assert list(PackProjections()(model).values()) == ["each projection has one scale"] * 2
 
 
 def test_declines_projections_that_are_not_quantized(tiny: Callable[[str], Any]) -> None:

@@ -9,6 +9,7 @@ import onnxruntime
 from castline.compiler.targets.cache import Cache, CacheLayout, GrowingCache, SharedCache
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+BFLOAT16 = onnx.TensorProto.BFLOAT16
 
 # One graph appends the row `x` to a cache, one sets every row to it, and one adds it to every row.
 APPEND = """<ir_version: 10, opset_import: ["" : 21]>
@@ -61,3 +62,13 @@ def test_a_layout_allocates_one_tensor_a_pair_in_the_graph_s_type() -> None:
     values = layout.allocate(batch=3, length=5)
     assert [value.shape() for value in values] == [[3, 2, 5, 8], [3, 4, 5, 16]]
     assert {value.data_type() for value in values} == {"tensor(float16)"}
+
+
+def test_a_fixed_cache_begins_with_zeros() -> None:
+    for element_type, name in ((FLOAT, "float"), (FLOAT16, "float16"), (BFLOAT16, "bfloat16")):
+        layout = CacheLayout((("a", "b"),), ((2, 8),), element_type, "cpu", fixed=True)
+        (value,) = layout.allocate_zeros(batch=3, length=5)
+        assert value.shape() == [3, 2, 5, 8]
+        assert value.data_type() == f"tensor({name})"
+        if element_type != BFLOAT16:  # numpy has none
+            assert not value.numpy().any()

@@ -95,7 +95,17 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_decoder_and_an_encoder_are_told_apart(tiny: Any, encoder: Any) -> None:
-    with pytest.raises(TargetError, match="is not an encoder: expected the inputs input_ids and"):
+    with pytest.raises(TargetError, match=r"is a decoder: it writes text .*castline generate"):
         EncoderSession.open(tiny("llama").graph)
-    with pytest.raises(TargetError, match=r"is an encoder: it gives a vector .*EncoderSession"):
+    with pytest.raises(TargetError, match=r"is an encoder: it gives a vector .*castline embed"):
         DecoderSession.open(encoder.graph)
+
+
+def test_a_graph_of_something_else_is_shown_with_its_inputs(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    other (float[N] x) => (float[N] y) { y = Abs (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    with pytest.raises(
+        TargetError, match=r"is not an encoder: expected .*inputs are x, its outputs y"
+    ):
+        EncoderSession.open(tmp_path)

@@ -242,6 +242,19 @@ def test_more_tokens_than_room_was_made_for_are_refused(decoder, tmp_path: Path)
         decoding.step(ids([5]))
 
 
+@DECODERS
+def test_a_place_in_the_sequence_is_gone_back_to(decoder, tmp_path: Path) -> None:
+    decoding = DecoderSession.open(decoder(tmp_path), threads=1).begin(1, 5)
+    decoding.step(ids([3, 4]))
+    place = decoding.mark()
+    first = decoding.step(ids([5, 6, 7]))
+    assert first.argmax(-1).tolist() == [[3 + 4 + 5 + 2, 18 + 3, 25 + 4]]
+    decoding.rewind(place)
+    assert decoding.step(ids([9])).argmax(-1).tolist() == [[3 + 4 + 9 + 2]]
+    decoding.rewind(place)
+    np.testing.assert_array_equal(decoding.step(ids([5, 6, 7])), first)
+
+
 def test_opens_a_model_file_as_well_as_its_folder(tmp_path: Path) -> None:
     file = growing_decoder(tmp_path) / "model.onnx"
     session = DecoderSession.open(file, threads=1, providers=["CPUExecutionProvider"])
@@ -273,3 +286,51 @@ def test_a_failing_run_gives_the_runtime_s_reason(tmp_path: Path) -> None:
     decoding = DecoderSession.open(growing_decoder(tmp_path), threads=1).begin(2, 4)
     with pytest.raises(TargetError, match="could not run the model"):
         decoding.step(ids([1, 2]), ids([1, 1], [1, 1]))
+
+
+def fixed_decoder(folder: Path, capacity: str) -> Path:
+    """Write a decoder whose likeliest token is the sum of all tokens so far, kept in a buffer."""
+    text = f"""<ir_version: 10, opset_import: ["" : 24]>
+    fixed (int64[B, S] input_ids, int64[B, {capacity}] attention_mask, int64[B] write_indices,
+           float[B, 1, {capacity}, 1] past)
+        => (float[B, S, 64] logits, float[B, 1, {capacity}, 1] now)
+    <int64[2] outer = {{1, 3}}, int64 depth = {{64}}, float[2] hot = {{0, 1}}>
+    {{
+        new = Cast <to = 1> (input_ids)
+        rows = Unsqueeze (new, outer)
+        now = TensorScatter <axis = 2> (past, rows, write_indices)
+        total = ReduceSum <keepdims = 0> (now)
+        token = Cast <to = 7> (total)
+        shape = Shape (input_ids)
+        tokens = Expand (token, shape)
+        logits = OneHot (tokens, depth, hot)
+    }}"""
+    proto = onnx.parser.parse_model(text)
+    names = {"past": "past_key_values.0.key", "now": "present.0.key"}
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.name = names.get(value.name, value.name)
+    onnx.save(proto, folder / "model.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("capacity", ["C", "6"])
+def test_a_fixed_cache_is_written_behind_the_tokens_before(capacity: str, tmp_path: Path) -> None:
+    decoding = DecoderSession.open(fixed_decoder(tmp_path, capacity), threads=1).begin(1, 6)
+    assert decoding.step(ids([3, 4])).argmax(-1)[0, -1] == 7
+    place = decoding.mark()
+    assert decoding.step(ids([5])).argmax(-1)[0, -1] == 12
+    decoding.rewind(place)
+    assert decoding.step(ids([8])).argmax(-1)[0, -1] == 15
+    with pytest.raises(TargetError, match="begun with room for 6"):
+        decoding.step(ids([1, 1, 1, 1]))
+
+
+def test_a_capacity_that_the_graph_fixes_is_the_longest_text(tmp_path: Path) -> None:
+    session = DecoderSession.open(fixed_decoder(tmp_path, "6"), threads=1)
+    assert session.context_length == 6
+    assert len(list(session.generate(ids([1, 1, 1]), max_new_tokens=9))) == 3
+    with pytest.raises(TargetError, match="the model's cache has room for 6"):
+        session.begin(1, 7)

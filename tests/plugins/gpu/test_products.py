@@ -12,7 +12,7 @@ from castline.plugins.binding import Kernels
 
 pytestmark = pytest.mark.gpu
 
-SCHEMES = ("W4A16", "W4A16 offsets", "W8A8", "W8A8 asymmetric", "W4A8", "W4A4 QLLM")
+SCHEMES = ("W4A16", "W4A16 offsets", "W8A8", "W8A8 asymmetric", "W4A8", "W4A8 groups", "W4A4 QLLM")
 TYPES = (torch.float16, torch.bfloat16)
 # Around the edges of tiles of tokens, and where another kernel begins.
 TOKENS = (

@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from castline.compiler.targets.tensorrt_rtx.environment import builder_environment
+from castline.compiler.targets.tensorrt.edition import TENSORRT_RTX
+from castline.compiler.targets.tensorrt.environment import builder_environment
 from castline.plugins.catalogue import PLUGINS
 from castline.plugins.library import Library
 
@@ -153,7 +154,7 @@ def built(file: Path, library: Library, *, override: bool = True) -> tuple[dict[
     links.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", BUILD, file, library.path, way],
-        env=builder_environment(links),
+        env=builder_environment(links, TENSORRT_RTX),
         capture_output=True,
         text=True,
         check=True,
