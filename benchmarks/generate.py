@@ -16,6 +16,7 @@ from sample import BUILD, NAME, fresh, sample_model
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 OURS, BUILDER, OUR_FLOAT = "castline", "builder", "castline, float"
+DYNAMIC = "quantize_dynamic"
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,13 @@ class Ours:
     changes: tuple[str, ...] = ()  # values of --set
     options: tuple[str, ...] = ()
 
-    def command(self, out: Path) -> list[str]:
+    def commands(self, out: Path) -> list[list[str]]:
         script = str(Path(sys.executable).with_name("castline"))
         sets = [part for change in self.changes for part in ("--set", change)]
         recipe = ["--recipe", self.recipe, *sets, "--target", "onnxruntime"]
         # Speed is compared here: a loss that the gate would refuse must not end the measurement.
-        return [
-            script,
-            "compile",
-            str(sample_model()),
-            *recipe,
-            *self.options,
-            "-o",
-            str(out),
-            "--no-gate",
-        ]
+        place = ["-o", str(out), "--no-gate"]
+        return [[script, "compile", str(sample_model()), *recipe, *self.options, *place]]
 
 
 @dataclass(frozen=True)
@@ -50,11 +43,21 @@ class Builders:
     precision: str
     options: tuple[str, ...] = ()  # values of --extra_options
 
-    def command(self, out: Path) -> list[str]:
+    def commands(self, out: Path) -> list[list[str]]:
         builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         place = ["-i", str(sample_model()), "-o", str(out), "-c", str(BUILD / "cache")]
         extra = ["--extra_options", *self.options] if self.options else []
-        return [*builder, *place, "-p", self.precision, "-e", "cpu", *extra]
+        return [[*builder, *place, "-p", self.precision, "-e", "cpu", *extra]]
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """Our float folder, quantized by ONNX Runtime's own tool as Optimum does it."""
+
+    def commands(self, out: Path) -> list[list[str]]:
+        script = str(Path(__file__).parent / "peers" / "dynamic_int8.py")
+        given = fresh(out.with_name(f"{out.name}-float"))
+        return [*Ours("float").commands(given), [sys.executable, script, str(given), str(out)]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Setting:
     """Two folders to compare: the first one's speed as a multiple of the second one's."""
 
     name: str
-    sides: Mapping[str, Ours | Builders]
+    sides: Mapping[str, Ours | Builders | Dynamic]
+    alike: bool = True  # whether both store the same things in the same bits
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,11 @@ def int4(group_size: int) -> Ours:
 
 # How codes were found makes no difference to speed, and takes minutes.
 _NOT_SEARCHED = ("algorithm=round-to-nearest", "rounding=nearest", "clipping=null")
-_INT4_BY_INT8 = Ours("w4a8-smoothquant-groups", (*int4(64).changes, *_NOT_SEARCHED))
+_INT4_BY_INT8 = Ours(
+    "w4a8-smoothquant-groups",
+    ("weights.group_size=64", *tables(8, 64, ("embedding", "head")), *_NOT_SEARCHED),
+)
+_OF_LAST_TOKEN = replace(_INT4_BY_INT8, options=("--logits", "last"))
 _INT4_OF_64 = Builders("int4", ("is_symmetric=true", "block_size=64"))
 SETTINGS = (
     Setting(
@@ -121,14 +129,21 @@ SETTINGS = (
             BUILDER: Builders("int8", ("is_symmetric=true", "block_size=32")),
         },
     ),
-    Setting("INT4 by INT8, groups of 64, head INT4", {OURS: _INT4_BY_INT8, BUILDER: _INT4_OF_64}),
+    Setting(
+        "INT4 by INT8, groups of 64, head INT8, by INT4",
+        {OURS: _INT4_BY_INT8, BUILDER: _INT4_OF_64},
+        alike=False,
+    ),
     Setting(
         # A prompt needs no more, and the builder's folder computes them all.
-        "INT4 by INT8, groups of 64, head INT4, logits of the last token",
-        {OURS: replace(_INT4_BY_INT8, options=("--logits", "last")), BUILDER: _INT4_OF_64},
+        "the same with logits of the last token",
+        {OURS: _OF_LAST_TOKEN, BUILDER: _INT4_OF_64},
+        alike=False,
     ),
+    Setting("the same by dynamic INT8", {OURS: _OF_LAST_TOKEN, DYNAMIC: Dynamic()}, alike=False),
     Setting("float", {OURS: Ours("float"), BUILDER: Builders("fp32")}),
-    Setting("INT4, groups of 32, by float", {OURS: int4(32), OUR_FLOAT: Ours("float")}),
+    Setting("INT4, groups of 32, by float", {OURS: int4(32), OUR_FLOAT: Ours("float")}, False),
+    Setting("INT4, groups of 64, by float", {OURS: int4(64), OUR_FLOAT: Ours("float")}, False),
 )
 
 
@@ -136,8 +151,10 @@ def prepare(side: str, index: int, threads: int, environment: Mapping[str, str])
     """Build one folder and set its thread count; return it."""
     setting = SETTINGS[index]
     out = fresh(BUILD / "generate" / f"{list(setting.sides).index(side)}-{index}")
-    cost = run_measured(setting.sides[side].command(out), environment)
-    print(f"  {side}, {setting.name}: built in {cost.wall_s:.1f} s", flush=True)
+    wall_s = 0.0
+    for command in setting.sides[side].commands(out):
+        wall_s += run_measured(command, environment).wall_s
+    print(f"  {side}, {setting.name}: built in {wall_s:.1f} s", flush=True)
     use_threads(out, threads)
     return out
 

