@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from castline.compiler.check.any_pair import (
+    AnyPair,
     Sides,
     described,
     layer_figures,
@@ -14,12 +16,14 @@ from castline.compiler.check.any_pair import (
     ordered,
     require_memory_of,
 )
+from castline.compiler.check.engine_reading import built_engine
 from castline.compiler.check.evaluation_text import HeldOutText, held_out_text
 from castline.compiler.check.language import LanguageModel
 from castline.compiler.check.memory import available_memory
 from castline.compiler.check.model_kind import NamedModel, named_model
 from castline.compiler.check.polygraphy_commands import (
-    BuiltEngine,
+    SavedCommands,
+    no_engine_command,
     require_graph,
     saved_commands,
 )
@@ -70,10 +74,9 @@ def check_output(
     with opened_sides(sides, engine, progress) as pair:
         measured = pair.measure(thresholds, progress)
         figures = layer_figures(sides, pair) if layers else None
-        commands: tuple[str, ...] = ()
+        saved = SavedCommands(())
         if save_inputs is not None:
-            built = _built(result, manifest)
-            commands = saved_commands(sides, pair, save_inputs, layers=layers, engine=built)
+            saved = _saved(sides, pair, save_inputs, manifest, layers=layers)
     return CheckOutcome(
         output=output,
         against=source,
@@ -82,9 +85,9 @@ def check_output(
         tensors=measured.tensors,
         verdicts=measured.verdicts,
         layers=figures,
-        commands=commands,
+        commands=saved.commands,
         seconds=time.perf_counter() - started,
-        notes=(*notes, *measured.notes),
+        notes=(*notes, *measured.notes, *saved.notes),
         not_executed=left_out or (() if engine else _not_executed(manifest)),
     )
 
@@ -125,17 +128,19 @@ def _hindrance(named: NamedModel, sides: Sides) -> str | None:
     return runnable_here()
 
 
-def _built(result: NamedModel, manifest: Mapping[str, object]) -> BuiltEngine | None:
-    """Return the engine that a command can run: one with the inputs and outputs of its graph."""
-    if result.engine is None:
-        return None
-    build = manifest.get("build")
-    facts = build if isinstance(build, Mapping) else {}
-    if facts.get("logits") == "last" or facts.get("kv_cache") == "fixed":
-        return None
-    edition = facts.get("edition")
-    library = plugin_library(result.folder) if manifest else None
-    return BuiltEngine(result.engine, edition != "tensorrt", library)
+def _saved(
+    sides: Sides, pair: AnyPair, folder: Path, manifest: Mapping[str, object], *, layers: bool
+) -> SavedCommands:
+    """Save what repeats the comparison, by the engine, too, where a command can run it."""
+    has_library = sides.result.engine is not None and bool(manifest)
+    library = plugin_library(sides.result.folder) if has_library else None
+    built = built_engine(sides.result, manifest, library)
+    if not isinstance(built, str):
+        return saved_commands(sides, pair, folder, layers=layers, engine=built)
+    saved = saved_commands(sides, pair, folder, layers=layers)
+    assert sides.result.engine is not None, "it is what no command can run"
+    note = no_engine_command(sides.result.engine, built)
+    return replace(saved, notes=(*saved.notes, note))
 
 
 def _manifest_of(named: NamedModel) -> Mapping[str, object]:

@@ -15,12 +15,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from polygraphy.backend.onnxrt import SessionFromOnnx
 from polygraphy.comparator import RunResults
-from polygraphy.exception import PolygraphyException
 from polygraphy.json import save_json
 
 from castline.compiler.check.any_pair import AnyPair, Sides
+from castline.compiler.check.engine_reading import BuiltEngine, Reading, engine_reading
 from castline.compiler.check.evaluation_text import HeldOutText, first_tokens
 from castline.compiler.check.graph_run import GraphRun
 from castline.compiler.check.hidden_layers import layer_title, marked_copy, torch_layers
@@ -31,7 +30,7 @@ from castline.compiler.check.original_runner import Feed
 from castline.compiler.check.tensors import quiet_polygraphy
 from castline.compiler.graph.layer_boundaries import layer_boundaries
 from castline.compiler.targets.last_logits import whole_model
-from castline.compiler.targets.runtime import runtime_errors
+from castline.compiler.targets.runtime import LOG_FATAL_ONLY, onnxruntime_module, runtime_errors
 from castline.compiler.targets.tensorrt.reading import external_files
 from castline.compiler.targets.write import disk_errors
 from castline.errors import OutputError, TargetError
@@ -48,10 +47,14 @@ Array: TypeAlias = NDArray[np.generic]
 INPUTS = "inputs.json"
 ORIGINAL_INPUTS = "original_inputs.json"
 ORIGINAL_OUTPUTS = "original_outputs.json"
+ENGINE_INPUTS = "engine_inputs.json"
+ENGINE_OUTPUTS = "engine_outputs.json"
+"""What the original gives, in the form in which the engine gives it."""
 RESULT, ORIGINAL = "result", "original"
 """Folders with copies of graphs that give the logits of the last token alone, made whole."""
 _ROOM = 1.05  # over the largest difference seen: another ONNX Runtime sums in another order
-_ENGINE_ROOM = 2.0  # an engine has kernels of its own, and sums in halves
+# An engine rounds elsewhere: a little more of what was seen, and of the largest value, in halves.
+_ENGINE_ROOM, _ENGINE_ROUNDING = 1.25, 0.02
 _SMALLEST = 1e-6
 _ADVICE = "Make room, or give another folder to --save-inputs."
 _RTX = "POLYGRAPHY_USE_TENSORRT_RTX=1 "
@@ -59,14 +62,11 @@ _PROVIDER = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
-class BuiltEngine:
-    """The engine of a result, and what loads it."""
+class SavedCommands:
+    """The commands in the order in which they are to be run, and what there is to know of them."""
 
-    path: Path
-    is_rtx: bool
-    """Whether TensorRT-RTX built it, and not TensorRT."""
-    plugins: Path | None
-    """The library that it needs."""
+    commands: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def require_graph(sides: Sides) -> None:
@@ -85,16 +85,21 @@ def saved_commands(
     *,
     layers: bool = False,
     engine: BuiltEngine | None = None,
-) -> tuple[str, ...]:
+) -> SavedCommands:
     """Write inputs and, of a checkpoint, outputs into `folder`; return the commands that read them.
 
     Both models read the same tokens once, without padding or past. The tolerance of an output is
-    what they differ by here, and a little more. Raises OutputError where the folder cannot be
+    what they differ by here, and a little more. `engine` reads what its graph does, and gets files
+    of its own, in its own form: caches of its capacity, the logits of the tokens that it gives. A
+    note says why where it cannot read the text. Raises OutputError where the folder cannot be
     written, TargetError where plain ONNX Runtime does not run a graph.
     """
     require_graph(sides)
     main = LOGITS if isinstance(sides.text, HeldOutText) else LAST_HIDDEN_STATE
-    tokens = first_tokens(sides.text)
+    tokens: Feed = first_tokens(sides.text)
+    reading = None if engine is None else engine_reading(engine, tokens)
+    if isinstance(reading, Reading):
+        tokens = reading.tokens_of(tokens)
     marks = _common_layers(sides) if layers else {}
     with disk_errors(folder, 0, _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,10 +126,29 @@ def saved_commands(
         if name in found
     }
     commands = _commands(graph, original, folder, selected, compared)
-    if engine is not None:
-        comparing = (*_reading(folder), *_tolerances({main: compared[main]}, _ENGINE_ROOM))
-        commands.append(_engine_command(engine, comparing))
-    return tuple(commands)
+    if engine is None or reading is None:
+        return SavedCommands(tuple(commands))
+    if isinstance(reading, str):
+        return SavedCommands(tuple(commands), (no_engine_command(engine.path, reading),))
+    given = slice(-1, None) if engine.last_logits else slice(None)
+    first, second = ({main: outputs[main][:, given]} for outputs in (expected, found))
+    _save_for_engine(reading.inputs_of(feed), first, folder)
+    allowed = _tolerances({main: _allowed_of_engine(first[main], second[main])})
+    commands.append(_engine_command(engine, reading, folder, allowed))
+    return SavedCommands(tuple(commands))
+
+
+def no_engine_command(engine: Path, reason: str) -> str:
+    """Return the note that no command runs an engine."""
+    return f"no polygraphy command runs the engine {engine}: {reason}"
+
+
+def _save_for_engine(feed: Feed, expected: Mapping[str, Array], folder: Path) -> None:
+    """Write what the engine is fed with, and what it is to give."""
+    needed = sum(array.nbytes for array in feed.values()) * 4 // 3  # base64, in JSON
+    with disk_errors(folder, needed, _ADVICE), quiet_polygraphy():
+        save_json([dict(feed)], str(folder / ENGINE_INPUTS))
+        _save_outputs(expected, folder / ENGINE_OUTPUTS)
 
 
 def _of_all_tokens(graph: Path, folder: Path) -> Path:
@@ -156,15 +180,16 @@ def _marks(graph: Path) -> dict[str, str]:
 
 
 def _run_graph(graph: Path, tokens: Feed, *, layers: bool) -> tuple[Feed, Mapping[str, Array]]:
-    """Run a graph as Polygraphy does, without any settings; return what it was fed and gave."""
+    """Run a graph as Polygraphy does, with no settings but silence; return its feed and outputs."""
+    onnxruntime = onnxruntime_module()
     try:
-        with (
-            quiet_polygraphy(),
-            marked_copy(graph) if layers else nullcontext(graph) as file,
-        ):
-            run = GraphRun(SessionFromOnnx(str(file), providers=[_PROVIDER])())
+        with marked_copy(graph) if layers else nullcontext(graph) as file:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = LOG_FATAL_ONLY  # not a warning for each cache copied
+            session = onnxruntime.InferenceSession(str(file), options, providers=[_PROVIDER])
+            run = GraphRun(session)
             return run.fed(tokens), run(tokens)
-    except (PolygraphyException, *runtime_errors()) as error:
+    except runtime_errors() as error:
         raise TargetError(f"{graph}: plain ONNX Runtime does not run it: {error}") from error
 
 
@@ -210,36 +235,49 @@ def _commands(
         inputs, outputs = str(folder / ORIGINAL_INPUTS), str(folder / ORIGINAL_OUTPUTS)
         saving = ["--load-inputs", inputs, "--save-outputs", outputs]
         commands.append(_command([str(original), *runtime, *saving]))
-    comparing = [*_reading(folder), *_tolerances(compared, _ROOM)]
-    commands.append(_command([str(graph), *runtime, *comparing]))
+    comparing = _reading(folder / INPUTS, folder / ORIGINAL_OUTPUTS)
+    allowed = _tolerances({name: _ROOM * apart for name, apart in compared.items()})
+    commands.append(_command([str(graph), *runtime, *comparing, *allowed]))
     return commands
 
 
-def _reading(folder: Path) -> list[str]:
-    files = (folder / INPUTS, folder / ORIGINAL_OUTPUTS)
-    return ["--load-inputs", str(files[0]), "--load-outputs", str(files[1])]
+def _reading(inputs: Path, outputs: Path) -> list[str]:
+    return ["--load-inputs", str(inputs), "--load-outputs", str(outputs)]
 
 
-def _tolerances(compared: Mapping[str, float], room: float) -> list[str]:
-    """Return the options that allow each output `room` times the difference that was seen."""
-    allowed = [f"{name}:{_allowed(apart, room)}" for name, apart in compared.items()]
-    return ["--check-error-stat", "max", "--rtol", "0", "--atol", *allowed]
+def _allowed_of_engine(expected: Array, found: Array) -> float:
+    """Return how far an engine may be from `expected`, where its graph gives `found`."""
+    rounding = _ENGINE_ROUNDING * float(np.abs(expected).max())
+    return _ENGINE_ROOM * _apart(expected, found) + rounding
 
 
-def _allowed(apart: float, room: float) -> str:
+def _tolerances(allowed: Mapping[str, float]) -> list[str]:
+    """Return the options that allow each output so large a difference, and a trifle."""
+    words = [f"{name}:{_tolerance(apart)}" for name, apart in allowed.items()]
+    return ["--check-error-stat", "max", "--rtol", "0", "--atol", *words]
+
+
+def _tolerance(allowed: float) -> str:
     # What is not finite must not pass, whatever it is compared with.
-    return f"{room * apart + _SMALLEST:.3g}" if math.isfinite(apart) else "0"
+    return f"{allowed + _SMALLEST:.3g}" if math.isfinite(allowed) else "0"
 
 
 def _command(arguments: Sequence[str], environment: str = "") -> str:
     return f"{environment}polygraphy run {shlex.join(arguments)}"
 
 
-def _engine_command(engine: BuiltEngine, comparing: Sequence[str]) -> str:
-    """Return the command that runs the engine, on a machine with its TensorRT and its GPU."""
+def _engine_command(
+    engine: BuiltEngine, reading: Reading, folder: Path, allowed: Sequence[str]
+) -> str:
+    """Return the command that runs the engine, on a machine with its TensorRT and its GPU.
+
+    Polygraphy gives a present that is written in place the memory of its past.
+    """
     plugins = [] if engine.plugins is None else ["--plugins", str(engine.plugins)]
     loading = [str(engine.path), "--model-type", "engine", "--trt", *plugins]
-    return _command([*loading, *comparing], _RTX if engine.is_rtx else "")
+    loading += ["--optimization-profile", str(reading.profile)]
+    comparing = _reading(folder / ENGINE_INPUTS, folder / ENGINE_OUTPUTS)
+    return _command([*loading, *comparing, *allowed], _RTX if engine.is_rtx else "")
 
 
 def _graph(model: NamedModel) -> Path:

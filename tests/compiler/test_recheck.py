@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polygraphy.json import load_json
 
 from castline.compiler import recheck
 from castline.compiler.pipeline import compile_model, export_model
 from castline.compiler.recheck import check_output
 from castline.compiler.recipes.load import load_recipe
 from castline.compiler.report.outcome import CompileOutcome
+from castline.compiler.targets.tensorrt.profile import Profile, Range, model_shapes
 from castline.errors import CheckpointError, OutputError, TargetError
 
 ENCODER_LIMITS = ("gate.hidden_cosine=0.5", "gate.embedding_cosine=0.5")
@@ -157,6 +159,28 @@ def test_inputs_are_saved_and_the_commands_are_told(
     assert found.commands[0].startswith(f"polygraphy run {published[1] / 'model.onnx'} --onnxrt")
     with pytest.raises(OutputError, match="this is a checkpoint"):
         check_output(Path(source), against=source, save_inputs=tmp_path / "no")
+
+
+def test_a_command_for_the_engine_is_told_or_why_there_is_none(
+    published: tuple[CompileOutcome, Path], evaluation_text: str, source: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(published[1], tmp_path / "out")
+    (folder / "model.engine").write_bytes(b"engine")
+    options: dict[str, Any] = {"against": source, "evaluation_text": evaluation_text, "threads": 1}
+    found = check_output(folder, save_inputs=tmp_path / "in", **options)
+    assert len(found.commands) == 1
+    assert f"engine {folder / 'model.engine'}: no manifest.json" in found.notes[-1]
+    profile = Profile(sequence=Range(1, 4, 8), past=Range(0, 4, 8))
+    shapes = model_shapes(folder / "model.onnx", profile)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    build = {"edition": "tensorrt-rtx", "logits": "last", "profiles": shapes}
+    path.write_text(json.dumps(manifest | {"build": build}))
+    found = check_output(folder, save_inputs=tmp_path / "in", **options)
+    begin = f"POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy run {folder / 'model.engine'} --model-type"
+    assert found.commands[1].startswith(begin)
+    (inputs,) = load_json(str(tmp_path / "in" / "engine_inputs.json"))
+    assert inputs["input_ids"].shape == (2, 8)
 
 
 def test_an_engine_that_cannot_run_here_is_told_and_its_graph_is_compared(
