@@ -19,6 +19,7 @@ from castline.compiler.package.manifest import (
 )
 from castline.compiler.package.publish import publishing, require_outside
 from castline.compiler.report.outcome import BuildOutcome
+from castline.compiler.report.rebuilt_page import note_rebuilt
 from castline.compiler.report.record import REPORT, read_report
 from castline.compiler.targets.catalogue import target_named
 from castline.compiler.targets.context import context_in
@@ -223,7 +224,7 @@ def _linked(source: str, copy: str) -> None:
 def _write_accounts(
     compiled: _Compiled, folder: Path, outcome: BuildOutcome, build: Mapping[str, object]
 ) -> None:
-    """Renew report.json and the manifest; the report of the compilation stays as it is."""
+    """Renew report.json and the manifest, and say in report.html that this is another engine."""
     changed: dict[str, object] = {"target": outcome.target, "build": dict(build)}
     changed["not_executed"] = list(outcome.not_executed)
     before, bits = compiled.engine_bytes, compiled.manifest.get("bits_per_weight")
@@ -240,5 +241,6 @@ def _write_accounts(
         (folder / REPORT).unlink()  # it may be the very file of the folder that is replaced
         text = json.dumps({**report, **renewed}, indent=2, ensure_ascii=False)
         (folder / REPORT).write_text(f"{text}\n", encoding="utf-8")
+    note_rebuilt(folder, outcome)
     (folder / "manifest.json").unlink(missing_ok=True)
     write_manifest(folder, {**facts_of(compiled.manifest), **changed})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +51,27 @@ class EngineIdentity:
     def title(self) -> str:
         """The TensorRT that built it: "TensorRT-RTX 1.7.1.116"."""
         return f"{TITLES[self.edition]} {self.version}"
+
+    @property
+    def gpus(self) -> str:
+        """The compute capabilities that it was built for, in words."""
+        return gpus_in_words(self.edition, self.compute_capabilities, self.hardware_compatibility)
+
+
+def gpus_in_words(
+    edition: str, compute_capabilities: Sequence[str], hardware_compatibility: str = "none"
+) -> str:
+    """Return for which compute capabilities an engine was built: "8.9, 12.0".
+
+    None are given where nobody chose: what the builder takes by itself is said then.
+    """
+    if hardware_compatibility == "ampere+":
+        return "8.0 and later"
+    if compute_capabilities:
+        return ", ".join(compute_capabilities)
+    if edition == "tensorrt":
+        return "not written down (the GPU that it was built on)"
+    return "8.0, 8.6, 8.9, 12.0 and later (TensorRT-RTX's default)"
 
 
 def engine_identity(folder: Path) -> EngineIdentity:
@@ -160,13 +181,7 @@ def _takes(engine: EngineIdentity, version: str) -> bool:
 def _other_device(engine: EngineIdentity, device: str | None) -> Iterator[str]:
     if device is None or _runs_on(engine, device):
         return
-    if engine.hardware_compatibility == "ampere+":
-        built_for = "8.0 and later"
-    elif engine.compute_capabilities:
-        built_for = ", ".join(engine.compute_capabilities)
-    else:
-        built_for = "8.0, 8.6, 8.9, 12.0 and later"
-    yield f"it was built for compute capability {built_for}; the GPU here has {device}"
+    yield f"it was built for compute capability {engine.gpus}; the GPU here has {device}"
 
 
 def _runs_on(engine: EngineIdentity, device: str) -> bool:

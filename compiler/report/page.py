@@ -44,7 +44,7 @@ def write_page(
     things come from, such as {"Checkpoint SHA-256": ...}. The same arguments give the same bytes.
     """
     text = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             _facts(outcome)
@@ -60,8 +60,9 @@ def write_page(
     (folder / PAGE).write_text(text, encoding="utf-8", newline="\n")
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return what renders the templates of pages; it escapes values, and refuses unknown ones."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("castline.compiler.report", "template"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -69,8 +70,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     for words in (numbers.size, numbers.significant, numbers.duration, numbers.percentage):
-        environment.filters[words.__name__] = words
-    return environment
+        made.filters[words.__name__] = words
+    return made
 
 
 def _facts(outcome: CompileOutcome | ExportOutcome) -> dict[str, object]:

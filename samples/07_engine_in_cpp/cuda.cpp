@@ -67,6 +67,10 @@ void Stream::wait() const { check(cudaStreamSynchronize(stream_), "waiting for t
 
 Memory::Memory(Place place, size_t bytes, std::string const& purpose) : place_(place), bytes_(bytes) {
     cudaError_t const status = allocated(place, &memory_, bytes);
+    if (status == cudaErrorMemoryAllocation && place == Place::kHost) {
+        throw Error("this machine has no " + megabytes(bytes) + " of pinned host memory for " + purpose +
+                    ": end what else uses its memory, or raise the limit of this process or container");
+    }
     if (status == cudaErrorMemoryAllocation) {
         size_t left = 0;
         size_t all = 0;

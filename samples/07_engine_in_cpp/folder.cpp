@@ -101,10 +101,13 @@ void require_hash(fs::path const& file, std::string const& expected) {
 
 std::string capabilities(Manifest const& manifest) {
     Json const* listed = manifest.find({"build", "compute_capabilities"});
-    std::string words = listed == nullptr ? "not told" : listed->text;  // or a list of them
     if (listed == nullptr) {
-        return words;
+        return "not told";
     }
+    if (listed->text == "default") {
+        return "that its builder takes by default";
+    }
+    std::string words;
     for (Json const& one : listed->items) {
         words += (words.empty() ? "" : ", ") + one.text;
     }

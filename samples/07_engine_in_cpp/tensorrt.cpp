@@ -72,15 +72,18 @@ std::vector<char> content(std::filesystem::path const& file) {
     return bytes;
 }
 
+// `kept` gets what has to live as long as the context.
 std::unique_ptr<nvinfer1::IExecutionContext> made(nvinfer1::ICudaEngine& engine,
-                                                  [[maybe_unused]] bool replays) {
+                                                  [[maybe_unused]] bool replays,
+                                                  [[maybe_unused]] std::shared_ptr<void>& kept) {
 #ifdef TRT_MAJOR_RTX
     if (replays) {
-        std::unique_ptr<nvinfer1::IRuntimeConfig> const config(engine.createRuntimeConfig());
+        std::shared_ptr<nvinfer1::IRuntimeConfig> const config(engine.createRuntimeConfig());
         if (config == nullptr ||
             !config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE)) {
             throw Error("TensorRT-RTX does not record CUDA graphs here; give --no-graph");
         }
+        kept = config;
         return std::unique_ptr<nvinfer1::IExecutionContext>(engine.createExecutionContext(config.get()));
     }
 #endif
@@ -147,7 +150,7 @@ std::unique_ptr<nvinfer1::ICudaEngine> TensorRT::load(EngineFolder const& folder
 
 Context::Context(nvinfer1::ICudaEngine& engine, int32_t profile, bool replays, cudaStream_t stream,
                  Logger const& logger)
-    : context_(made(engine, replays)), profile_(profile), logger_(logger) {
+    : context_(made(engine, replays, config_)), profile_(profile), logger_(logger) {
     if (context_ == nullptr) {
         throw Error("TensorRT cannot prepare to run the engine" + logger.last_error() +
                     ": end what else uses the GPU, or build the engine for shorter sequences");

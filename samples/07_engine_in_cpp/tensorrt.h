@@ -63,6 +63,7 @@ public:
 private:
     [[noreturn]] void refused(std::string const& what) const;
 
+    std::shared_ptr<void> config_;  // before the context: it is not said whether that copies it
     std::unique_ptr<nvinfer1::IExecutionContext> context_;
     int32_t profile_;
     Logger const& logger_;

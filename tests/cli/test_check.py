@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from castline.compiler.check.encoding import EncodingFigures
+from castline.compiler.check.hidden_layers import LayerFigures
 from castline.compiler.package.manifest import write_manifest
+from castline.compiler.report.outcome import CheckOutcome
 
 
 @pytest.fixture
@@ -48,8 +52,41 @@ def test_too_far_from_the_original_is_exit_code_3(
     result = run("check", folder, "--json")
     assert result.exit_code == 3
     assert json.loads(result.stdout)["verdicts"][0]["passed"] is False
-    assert "too far from the original: top1 agreement" in result.stderr
+    assert "too far from the original: top1 agreement. To go on: --bisect finds" in result.stderr
     assert "gate: failed (top1 agreement 0.745, at least 0.9)" in run("check", folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (None, "--layers says where the encoder diverges"),
+        (LayerFigures((), "relative error"), "compile it with more bits or smaller groups"),
+    ],
+)
+def test_an_encoder_that_is_too_far_is_not_told_of_what_decoders_have(
+    run: Any, pipeline: Any, failed: Any, folder: Path, layers: Any, words: str
+) -> None:
+    def check_output(output: Path, **_options: Any) -> CheckOutcome:
+        encoding = EncodingFigures(0.9, 0.8, 0.3, 0.9, 0.8, 0.7, 64, 512)
+        verdict = replace(failed, name="hidden cosine", value=0.9, limit=0.99)
+        return CheckOutcome(
+            output=output,
+            against="model",
+            language=None,
+            encoding=encoding,
+            tensors=None,
+            verdicts=(verdict,),
+            layers=layers,
+            seconds=1.0,
+        )
+
+    pipeline.check_output = check_output
+    result = run("check", folder)
+    assert result.exit_code == 3
+    expected = f"error: {folder}: too far from the original: hidden cosine. To go on: {words}.\n"
+    assert result.stderr == expected
+    assert "perplexity" not in result.stdout
+    assert "bisect" not in result.stdout
 
 
 def test_layers_inputs_and_thresholds_are_passed_on(

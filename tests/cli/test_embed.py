@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner, Result
 
+from castline.cli.app import app
 from castline.errors import TargetError
 
 
@@ -76,3 +78,37 @@ def test_bytes_that_are_no_text_are_wrong_usage(run: Any) -> None:
     result = run("embed", "out", "one", "\udcff")
     assert result.exit_code == 2
     assert "is not UTF-8 text" in result.stderr
+
+
+def piped(content: bytes, *texts: str) -> Result:
+    return CliRunner().invoke(app, ["embed", "out", *texts, "--json"], input=content)
+
+
+@pytest.mark.parametrize(
+    ("content", "given", "texts"),
+    [
+        (b"one\ntwo \xc3\xa9\n", ["-"], ["one", "two é"]),
+        (b"\xef\xbb\xbfone\r\n\n  \r\ntwo", ["-"], ["one", "two"]),
+        (b"two\n", ["one", "-", "three"], ["one", "two", "three"]),
+    ],
+)
+def test_a_dash_is_the_lines_of_standard_input(
+    content: bytes, given: list[str], texts: list[str]
+) -> None:
+    assert json.loads(piped(content, *given).stdout)["texts"] == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "given", "words"),
+    [
+        (b"\n \n", ["-"], "standard input has no text: expected one on each line"),
+        (b"\xff\xfe", ["-"], "standard input is not UTF-8 text"),
+        (b"one\n", ["-", "-"], "give it once"),
+    ],
+)
+def test_standard_input_without_texts_is_an_error(
+    content: bytes, given: list[str], words: str
+) -> None:
+    result = piped(content, *given)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert words in result.stderr

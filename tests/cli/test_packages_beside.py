@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,43 @@ def test_the_command_asks_before_and_packs_after(run: Any, pipeline: Any, packab
     result = run("compile", "model.gguf", *options)
     assert (result.exit_code, pipeline.asked) == (1, {})
     assert "tiny.tar: exists already" in result.stderr
+
+
+@pytest.mark.usefixtures("pipeline")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interrupted_packing_says_that_the_output_stays_and_how_to_pack_it(
+    run: Any, packable: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    def interrupted(*_arguments: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("castline.compiler.package.archive.write_archive", interrupted)
+    options = ("-o", packable, "--package", "triton", "--package", "tar")
+    result = run("compile", "model.gguf", *options, *(["--overwrite"] if overwrite else []))
+    assert result.exit_code == 130
+    again = " --overwrite" if overwrite else ""
+    assert result.stderr == (
+        f"error: interrupted: {packable} is complete and stays; not made: {packable}.tar. To "
+        f"pack it:\n  castline package {packable} -p tar -o {packable}.tar{again}\n"
+    )
+    assert verified(packable.with_name("tiny.triton"))[0].differences == ()
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_a_full_disk_at_packing_is_told_with_what_stays(
+    run: Any, packable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tarfile.TarFile.addfile", full)
+    result = run("compile", "model.gguf", "-o", packable, "--package", "tar")
+    assert result.exit_code == 1
+    first, second, command = result.stderr.splitlines()
+    assert "No space left on device" in first
+    assert second == f"{packable} is complete and stays; not made: {packable}.tar. To pack it:"
+    assert command == f"  castline package {packable} -p tar -o {packable}.tar"
+    assert verify(packable) == []
+    monkeypatch.undo()  # there is room again
+    assert run(*command.split()[1:]).exit_code == 0
+    assert verified(packable.with_name("tiny.tar"))[0].differences == ()

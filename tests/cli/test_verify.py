@@ -45,10 +45,27 @@ def test_says_what_a_folder_is(run: Any, folder: Path) -> None:
         "of org/tiny, revision 0123abcd, SHA-256 beefbeefbeef",
         "recipe w4a16-awq, float16",
         "calibration shipped, SHA-256 cafecafecafe",
-        "target tensorrt-rtx 1.7.1.116, for compute capability 8.9, 12.0",
+        "target tensorrt-rtx 1.7.1.116, model.engine for compute capability 8.9, 12.0",
         "plugins plugins/lib.so, SHA-256 f00df00df00d",
         "gate passed: kl divergence 0.0718",
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "build", "words"),
+    [
+        ("tensorrt-rtx", {}, "8.0, 8.6, 8.9, 12.0 and later (TensorRT-RTX's default)"),
+        ("tensorrt", {"hardware_compatibility": "ampere+"}, "8.0 and later"),
+        ("tensorrt", {}, "not written down (the GPU that it was built on)"),
+    ],
+)
+def test_an_engine_for_no_gpu_in_particular_says_what_that_means(
+    run: Any, tmp_path: Path, target: str, build: dict[str, str], words: str
+) -> None:
+    engine = {"engine": "model.engine", "version": "1.7.1", "compute_capabilities": "default"}
+    write_manifest(tmp_path, {"target": target, "build": engine | build})
+    told = run("verify", tmp_path).stdout
+    assert f"{target} 1.7.1, model.engine for compute capability {words}\n" in told
 
 
 def test_names_what_differs_and_ends_with_1(run: Any, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Stand in for TensorRT: its rules, and the graph of an engine on ONNX Runtime.
 
 An engine is the name of the ONNX file that it computes and its profiles. A context reads and writes
-the addresses that it was given, when the stream of the fake driver is waited for.
+the addresses that it was given, when the stream of the fake driver is waited for, and destroys what
+is in the memory that it works in.
 """
 
 # ruff: noqa: N802 - functions are called as TensorRT calls them.
@@ -12,6 +13,7 @@ import ctypes
 import enum
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +30,14 @@ class TensorIOMode(enum.Enum):
 
 class DataType(enum.Enum):
     FLOAT, HALF, INT8, INT32, INT64, BOOL = range(6)
+
+
+class TensorLocation(enum.Enum):
+    DEVICE, HOST = range(2)
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
 
 
 TYPES = {
@@ -50,6 +60,8 @@ class FakeTensorRT:
     """The module tensorrt or, with `rtx`, tensorrt_rtx."""
 
     TensorIOMode = TensorIOMode
+    TensorLocation = TensorLocation
+    ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -60,10 +72,25 @@ class FakeTensorRT:
         self.driver = driver
         self.starts = True
         self.makes_contexts = True
+        self.on_host: tuple[str, ...] = ()
+        self.aliases: dict[str, str | None] = {}
+        """What engines say of outputs, where it is not as the graph has it."""
+        self.working_in: dict[int, list[int]] = {}
+        """The streams with runs that are not done, by the memory that these work in."""
         self.logger: Any = None  # of the first runtime, used by all
         self.contexts: list[FakeContext] = []
         if rtx:
             self.CudaGraphStrategy = SimpleNamespace(DISABLED=0, WHOLE_GRAPH_CAPTURE=1)
+
+    @property
+    def is_early(self) -> bool:
+        """Whether it is TensorRT 10.0, which had other names for the memory of contexts."""
+        return self.__version__.startswith("10.0.")
+
+    @property
+    def tells_aliases(self) -> bool:
+        minor = int(self.__version__.split(".")[1])
+        return self.__name__ == "tensorrt_rtx" or minor >= 15
 
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger = self.logger or logger
@@ -85,11 +112,19 @@ class FakeTensorRT:
         )
 
 
-class FakeEngine:
-    device_memory_size_v2 = 12345
+WORKING_MEMORY = (12345, 2345)
+"""Bytes under the first profile, and under each of the others."""
 
+
+class FakeEngine:
     def __init__(self, trt: FakeTensorRT, logger: Any, model: str, profiles: list[Ranges]):
         self.trt, self.logger, self.profiles = trt, logger, profiles
+        if trt.is_early:
+            self.device_memory_size = max(WORKING_MEMORY)
+        else:
+            self.device_memory_size_v2 = max(WORKING_MEMORY)
+        if trt.tells_aliases:
+            self.get_aliased_input_tensor = self._aliased_input_tensor
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(
@@ -117,24 +152,53 @@ class FakeEngine:
         smallest, largest = self.profiles[profile][name]
         return [tuple(smallest), tuple(smallest), tuple(largest)]
 
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        return TensorLocation.HOST if name in self.trt.on_host else TensorLocation.DEVICE
+
     def create_runtime_config(self) -> Any:
         assert hasattr(self.trt, "CudaGraphStrategy"), "TensorRT has no runtime configuration"
-        return SimpleNamespace(cuda_graph_strategy=0)
+        return FakeConfig()
 
-    def create_execution_context(self, config: Any = None) -> FakeContext | None:
+    def create_execution_context(
+        self,
+        told: Any = ExecutionContextAllocationStrategy.STATIC,
+    ) -> FakeContext | None:
         if not self.trt.makes_contexts:
             self.logger.log(self.trt.ILogger.ERROR, "no memory for activations")
             return None
+        config = told if isinstance(told, FakeConfig) else FakeConfig(strategy=told)
         self.trt.contexts.append(FakeContext(self, config))
         return self.trt.contexts[-1]
+
+    def _aliased_input_tensor(self, name: str) -> str | None:
+        past = name.replace("present", "past_key_values")
+        in_place = "write_indices" in self.inputs and past != name
+        return self.trt.aliases.get(name, past if in_place else None)
+
+
+@dataclass
+class FakeConfig:
+    """What a context is made with; only that of TensorRT-RTX is seen by callers."""
+
+    cuda_graph_strategy: int = 0
+    strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+
+    def set_execution_context_allocation_strategy(
+        self, strategy: ExecutionContextAllocationStrategy
+    ) -> None:
+        self.strategy = strategy
 
 
 class FakeContext:
     """Refuses what TensorRT refuses, with a word to the logger."""
 
-    def __init__(self, engine: FakeEngine, config: Any):
+    def __init__(self, engine: FakeEngine, config: FakeConfig):
         self.engine = engine
-        self.replays_itself = config is not None and config.cuda_graph_strategy == 1
+        self.replays_itself = config.cuda_graph_strategy == 1
+        assert config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED, "the only one"
+        self.device_memory = 0
+        if not engine.trt.is_early:
+            self.set_device_memory = self._set_device_memory
         self.profile: int | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -186,17 +250,37 @@ class FakeContext:
             past = name.replace("present", "past_key_values")
             if past != name and (address == self.addresses[past]) != fixed:
                 return self._refuse(f"{name} and {past}: wrong aliases")
+        memory = self.device_memory
+        if memory == 0 or memory % ALIGNMENT:
+            return self._refuse("no memory to work in")
+        pending = self.engine.trt.working_in.setdefault(memory, [])
+        if any(other != handle for other in pending):
+            return self._refuse("what it works in is in use by a run in another stream")
         if stream.recording is not None and self.ran_with != self.shapes:
             stream.invalid = True
             return self._refuse("a plugin allocates in its first run, which cannot be recorded")
         self.ran_with = dict(self.shapes)
         self.runs.append(self.shapes["input_ids"])
         shapes, addresses = dict(self.shapes), dict(self.addresses)
-        stream.put(lambda: self._compute(shapes, addresses))
+        if stream.recording is None:
+            pending.append(handle)
+        stream.put(lambda: self._compute(shapes, addresses, memory))
         return True
 
-    def _compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
+    def _set_device_memory(self, address: int, size: int) -> None:
+        if size < max(WORKING_MEMORY):
+            self._refuse(f"{size} bytes to work in are too few")
+        else:
+            self.device_memory = address
+
+    def _compute(
+        self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], working: int
+    ) -> None:
         memory = self.engine.trt.driver.device
+        del self.engine.trt.working_in[working][:1]
+        size = WORKING_MEMORY[min(self.profile or 0, 1)]
+        memory.require(working, size)
+        ctypes.memset(working, 0xFF, size)
         feed = {}
         for name, node in self.engine.inputs.items():
             dtype = np.dtype(TYPES[node.type][1])

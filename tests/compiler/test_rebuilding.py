@@ -45,6 +45,8 @@ def compiled(tmp_path: Path) -> Path:
     (folder / "tokenizer.json").write_text("{}")
     report = {"target": "tensorrt-rtx", "bytes": 600, "notes": ["a note"], "seconds": 9.0}
     (folder / "report.json").write_text(json.dumps(report))
+    page = "<header>\n<h1>tiny</h1>\n</header>\n<section>the compilation</section>\n"
+    (folder / "report.html").write_text(page)
     build = {"engine": "model.engine", "edition": "tensorrt-rtx", "version": "1.7.1"}
     facts = {"target": "tensorrt-rtx", "build": build, "bits_per_weight": 6.0, "recipe": {"a": 1}}
     write_manifest(folder, facts)
@@ -93,6 +95,10 @@ def test_a_folder_gets_an_engine_of_the_other_tensorrt(
     report = json.loads((tmp_path / "other" / "report.json").read_text())
     assert (report["bytes"], report["notes"]) == (outcome.bytes, ["a note"])
     assert report["build_peak_memory_bytes"] == outcome.peak_memory_bytes
+    page = (tmp_path / "other" / "report.html").read_text()
+    assert f"is of tensorrt 11.4.0: {outcome.bytes} B" in page
+    assert page.endswith("<section>the compilation</section>\n")
+    assert "11.4.0" not in (compiled / "report.html").read_text()
     assert (compiled / "manifest.json").read_bytes() == before
     assert json.loads((compiled / "report.json").read_text())["bytes"] == 600
 
@@ -115,6 +121,7 @@ def test_without_a_new_folder_the_old_one_is_replaced(
     tensorrt("10.14.1")
     rebuild(compiled, target="tensorrt")
     assert told(compiled)["version"] == "10.14.1"
+    assert "is of tensorrt 10.14.1" in (compiled / "report.html").read_text()
     assert verify(compiled) == []
     assert [path.name for path in compiled.parent.iterdir()] == ["out"]
 

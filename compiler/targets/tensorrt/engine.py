@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
+from castline.compiler.targets.tensorrt.cuda import Memory
 from castline.compiler.targets.tensorrt.edition import Edition
 from castline.errors import TargetError
 
@@ -42,6 +43,9 @@ class Tensor:
     shape: Shape
     ranges: tuple[tuple[Shape, Shape], ...] = ()
     """For an input, the smallest and the largest shape, one pair for each profile."""
+    alias: str | None = None
+    """For an output, the input whose memory TensorRT wants it in; None also where it is not told,
+    see `Engine.tells_aliases`."""
 
     def takes(self, shape: Shape, profile: int) -> bool:
         """Return whether this input may have `shape` under a profile."""
@@ -88,6 +92,7 @@ class Engine:
             )
         self._engine: Any = engine
         self._kept: list[Any] = []
+        self._require_on_gpu()
         self.tensors = {tensor.name: tensor for tensor in map(self._tensor, self._names())}
 
     @property
@@ -95,22 +100,39 @@ class Engine:
         """How many optimization profiles it has."""
         return int(self._engine.num_optimization_profiles)
 
-    def context(self, profile: int, stream: int, *, replays: bool = False) -> Context:
+    @property
+    def working_memory(self) -> int:
+        """How many bytes on the GPU a run takes beside weights and tensors, under any profile."""
+        if hasattr(self._engine, "device_memory_size_v2"):  # TensorRT from 10.1 on
+            return int(self._engine.device_memory_size_v2)
+        return int(self._engine.device_memory_size)
+
+    @property
+    def tells_aliases(self) -> bool:
+        """Whether this TensorRT says which outputs are in the memory of inputs: from 10.15 on."""
+        return hasattr(self._engine, "get_aliased_input_tensor")
+
+    def context(
+        self, profile: int, stream: int, memory: Memory, *, replays: bool = False
+    ) -> Context:
         """Return a context that runs the engine under one of its profiles.
 
-        `replays` asks TensorRT-RTX to record the work in a CUDA graph and to replay it, which is
-        for shapes that never change; TensorRT has no such thing, see `replay.py`.
+        `memory` is what it works in, `working_memory` bytes; contexts may share it that never run
+        at the same time, as those whose runs are all put into one stream. `replays` asks
+        TensorRT-RTX to record the work in a CUDA graph and to replay it, which is for shapes that
+        never change; TensorRT has no such thing, see `replay.py`.
         """
+        assert memory.size >= self.working_memory, "the caller promised memory that is large enough"
         self._errors.clear()
         context = self._new_context(replays=replays and self.replays_itself)
         if context is None:
             raise TargetError(
-                f"{self.path}: TensorRT makes no execution context, which needs "
-                f"{self._working_memory()} bytes on the GPU beside the weights{self._logged()}. "
-                "End what else uses the GPU (nvidia-smi), or build the engine for shorter "
-                "sequences: castline build --help."
+                f"{self.path}: TensorRT makes no execution context, which needs memory on the GPU "
+                f"beside the weights and the {memory.size:,} bytes that it is to work in"
+                f"{self._logged()}. End what else uses the GPU (nvidia-smi), or build the engine "
+                "for shorter sequences: castline build --help."
             )
-        made = Context(context, self.refused)
+        made = Context(context, self.refused, memory)
         made.choose(profile, stream)
         return made
 
@@ -134,15 +156,24 @@ class Engine:
             ) from error
 
     def _new_context(self, *, replays: bool) -> Any:
+        strategy = self._tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not replays:
-            return self._engine.create_execution_context()
+            return self._engine.create_execution_context(strategy)
         config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
         config.cuda_graph_strategy = self._tensorrt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._kept.append(config)  # it is not said whether contexts copy it
         return self._engine.create_execution_context(config)
 
-    def _working_memory(self) -> str:
-        return f"{int(self._engine.device_memory_size_v2):,}"
+    def _require_on_gpu(self) -> None:
+        host = self._tensorrt.TensorLocation.HOST
+        found = [n for n in self._names() if self._engine.get_tensor_location(n) == host]
+        if found:
+            raise TargetError(
+                f"{self.path}: TensorRT wants {', '.join(found)} in the memory of the host, as "
+                "numbers that decide shapes are; here all inputs and outputs are on the GPU. "
+                "Compile the model again with Castline, whose graphs have no such inputs."
+            )
 
     def _logged(self) -> str:
         told = "; ".join(self._errors)
@@ -165,24 +196,31 @@ class Engine:
             smallest, _, largest = engine.get_tensor_profile_shape(name, profile)
             ranges.append((tuple(smallest), tuple(largest)))
         shape = tuple(engine.get_tensor_shape(name))
-        return Tensor(name, is_input, DTYPES[kind], shape, tuple(ranges))
+        told = self.tells_aliases and not is_input
+        alias = (engine.get_aliased_input_tensor(name) or None) if told else None
+        return Tensor(name, is_input, DTYPES[kind], shape, tuple(ranges), alias)
 
 
 class Context:
     """An execution context; every call that TensorRT refuses becomes a TargetError."""
 
-    def __init__(self, context: Any, refused: Callable[[str], TargetError]) -> None:
+    def __init__(self, context: Any, refused: Callable[[str], TargetError], memory: Memory) -> None:
         self._context = context
         self._refused = refused
+        self._memory = memory  # stays as long as the context and what was recorded of its runs
         self._shapes: dict[str, Shape] = {}
         self._addresses: dict[str, int] = {}
         self.changes = 0
         """How often a shape or an address became another one."""
 
     def choose(self, profile: int, stream: int) -> None:
-        """Run under this profile from now on."""
+        """Run under this profile from now on, in the memory that was given."""
         if not self._context.set_optimization_profile_async(profile, stream):
             raise self._refused(f"choose the optimization profile {profile}")
+        if hasattr(self._context, "set_device_memory"):  # TensorRT from 10.1 on
+            self._context.set_device_memory(self._memory.address, self._memory.size)
+        else:
+            self._context.device_memory = self._memory.address
 
     def shape(self, name: str, shape: Shape) -> None:
         """Say what shape an input has in the next run."""

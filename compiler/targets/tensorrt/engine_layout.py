@@ -130,6 +130,8 @@ def engine_layout(engine: Engine) -> EngineLayout:
         caches=tuple((tensors[past], tensors[present]) for past, present in pairs),
         logits=tensors[LOGITS],
     )
+    if engine.tells_aliases:
+        _require_in_place(engine.path, layout)
     sizes = [(past.shape[1], past.shape[3]) for past, _ in layout.caches]
     if any(size < 1 for pair in (*sizes, (layout.vocabulary,)) for size in pair):
         raise TargetError(
@@ -154,6 +156,23 @@ def with_seen_rows(layout: EngineLayout, context: Context, profile: int) -> Engi
         return layout
     one = (layout.logits.shape[0], 1, layout.vocabulary)
     return replace(layout, logits=replace(layout.logits, shape=one))
+
+
+def _require_in_place(path: Path, layout: EngineLayout) -> None:
+    """Raise TargetError unless TensorRT, too, updates fixed caches in place, and no others."""
+    wrong = [
+        f"{present.name} is in {present.alias or 'memory of its own'}"
+        for past, present in layout.caches
+        if present.alias != (past.name if layout.fixed else None)
+    ]
+    if wrong:
+        expected = "a cache that grows is written to memory of its own"
+        if layout.fixed:
+            expected = "a fixed cache is written over its past"
+        raise TargetError(
+            f"{path}: TensorRT says of its outputs that {', '.join(wrong)}, but {expected}. "
+            "Build the engine again with Castline: castline build."
+        )
 
 
 def _no_decoder(

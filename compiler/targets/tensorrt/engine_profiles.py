@@ -46,7 +46,7 @@ def profiles_of(
 
 
 def accepted(profiles: Sequence[Mapping[str, Shapes]]) -> str:
-    """Return which sizes some profile takes, as "batch 1 to 4, sequence 1 to 512"."""
+    """Return which sizes some profile takes, as "batch 1, sequence 1 to 512"."""
     words = []
     for role in ("batch", "sequence", "past"):
         sizes = [
@@ -56,7 +56,8 @@ def accepted(profiles: Sequence[Mapping[str, Shapes]]) -> str:
             for size in _sizes(name, three, role)
         ]
         if any(sizes):
-            words.append(f"{role} {min(sizes)} to {max(sizes)}")
+            least, most = min(sizes), max(sizes)
+            words.append(f"{role} {most}" if least == most else f"{role} {least} to {most}")
     return ", ".join(words)
 
 

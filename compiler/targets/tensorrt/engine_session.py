@@ -52,8 +52,12 @@ class EngineSession:
         self.context_length = min(layout.reach, context_length or layout.reach)
         self.stream = cuda.stream()
         replayed = layout.replayed if cuda_graph else ()
+        # One for all: their runs are put into one stream, so no two of them work at a time.
+        working = cuda.allocate(engine.working_memory, "what the engine works in")
         self._contexts = {
-            profile: engine.context(profile, self.stream.handle, replays=profile in replayed)
+            profile: engine.context(
+                profile, self.stream.handle, working, replays=profile in replayed
+            )
             for profile in range(engine.profiles)
         }
         self._replays = {

@@ -17,9 +17,9 @@ from castline.cli.shown_progress import shown_progress
 from castline.cli.tasks import Limit, Tasks, TasksFolder, check_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from castline.compiler.report.figures import Verdict
+    from castline.compiler.report.outcome import CheckOutcome
 
 
 def check(
@@ -85,7 +85,8 @@ def check(
 
     First every file is compared with the manifest, then both models read held-out text and are
     judged by the thresholds of the recipe. Exit code 3: whole, but too far from the original.
-    --bisect then finds the layers to keep in float, and prints what to compile with.
+    --bisect then finds the layers of a decoder to keep in float, and prints what to compile with;
+    of an encoder, --layers says where it diverges.
 
     **Example:** castline check build/smollm2 --evaluation-text my-domain.txt --layers
     """
@@ -146,7 +147,7 @@ def check(
 
             show_checked(outcome)
             show_layers(outcome)
-        _require_passed(output, outcome.verdicts)
+        _require_passed(outcome)
 
 
 def _require_one_question(
@@ -196,9 +197,17 @@ def _require_unchanged(output: Path, against: str | None) -> None:
         require_unchanged(Path(against))
 
 
-def _require_passed(output: Path, verdicts: Sequence[Verdict]) -> None:
+def _require_passed(outcome: CheckOutcome) -> None:
     from castline.errors import GateFailedError
 
-    failed = [verdict.name for verdict in verdicts if not verdict.passed]
-    if failed:
-        raise GateFailedError(f"{output}: too far from the original: {', '.join(failed)}.")
+    failed = [verdict.name for verdict in outcome.verdicts if not verdict.passed]
+    if not failed:
+        return
+    further = "compile it with more bits or smaller groups"
+    if outcome.language is not None:
+        further = "--bisect finds the layers to keep in float"
+    elif outcome.encoding is not None and outcome.layers is None:
+        further = "--layers says where the encoder diverges"
+    raise GateFailedError(
+        f"{outcome.output}: too far from the original: {', '.join(failed)}. To go on: {further}."
+    )

@@ -219,7 +219,7 @@ def compile_checkpoint(
                 trust_remote_code=trust_remote_code,
                 progress=progress,
             )
-        packed = packed_beside(output, package or (), overwrite=overwrite)
+        packed = packed_beside(output, package or (), overwrite=overwrite, debug=debug)
         if as_json:
             typer.echo(json.dumps(outcome.to_json(), indent=2))
             return

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +16,12 @@ from rich.text import Text
 from castline.cli.failures import Failures
 from castline.cli.options import AsJson, Debug, Quiet, Threads, utf8_alone
 from castline.cli.tables import out
+from castline.errors import CastlineError
 
 if TYPE_CHECKING:
     from castline.compiler.embedding import Embeddings
 
+STDIN = "-"
 _SHOWN = 60  # characters of a text
 
 
@@ -34,7 +37,10 @@ def embed(
     texts: Annotated[
         list[str],
         typer.Argument(
-            metavar="TEXT", callback=utf8_alone, help="What to encode.", show_default=False
+            metavar="TEXT",
+            callback=utf8_alone,
+            help=f"What to encode; {STDIN} takes texts from stdin, one on each line.",
+            show_default=False,
         ),
     ],
     *,
@@ -53,6 +59,7 @@ def embed(
     with Failures(debug=debug):
         from castline.compiler.embedding import embed_texts
 
+        texts = _with_stdin(texts)
         found = embed_texts(output, texts, threads=threads)
         if as_json:
             document = {
@@ -67,6 +74,26 @@ def embed(
             out().print(_cosines(texts, found))
         for note in () if quiet else found.notes:
             typer.echo(f"note: {note}", err=True)
+
+
+def _with_stdin(given: list[str]) -> list[str]:
+    """Return the texts, with the lines of standard input in place of the dash; empty ones left out.
+
+    Raises CastlineError where it has none, or is no text, or is asked for twice.
+    """
+    if STDIN not in given:
+        return given
+    place = given.index(STDIN)
+    if STDIN in given[place + 1 :]:
+        raise CastlineError(f"{STDIN} stands for the whole of standard input: give it once.")
+    try:
+        content = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CastlineError(f"standard input is not UTF-8 text: {error}.") from error
+    lines = [line for line in content.replace("\r\n", "\n").split("\n") if line.strip()]
+    if not lines:
+        raise CastlineError("standard input has no text: expected one on each line.")
+    return [*given[:place], *lines, *given[place + 1 :]]
 
 
 def _cosines(texts: list[str], found: Embeddings) -> Table:

@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from castline.cli.failures import Failures
 from castline.cli.package import WHAT, Package
-from castline.errors import OutputError
+from castline.errors import CastlineError, OutputError
 
 Packages = Annotated[
     list[Package] | None,
@@ -42,17 +44,43 @@ def require_packable(
             raise OutputError(f"{place}: exists already. Remove it, or --overwrite it.")
 
 
-def packed_beside(output: Path, forms: Sequence[Package], *, overwrite: bool) -> tuple[Path, ...]:
-    """Pack a published output in each of the forms; return where. Raises OutputError."""
-    made = []
-    for form in forms:
-        place = beside(output, form)
-        if form is Package.TAR:
-            from castline.compiler.package.archive import write_archive
+def packed_beside(
+    output: Path, forms: Sequence[Package], *, overwrite: bool, debug: bool = False
+) -> tuple[Path, ...]:
+    """Pack a published output in each of the forms; return where.
 
-            made.append(write_archive(output, place, overwrite=overwrite))
-        else:
-            from castline.compiler.package.triton_repository import write_repository
-
-            made.append(write_repository(output, place, overwrite=overwrite).folder)
+    What goes wrong ends the command as `Failures` does, with words that the output is complete, and
+    how to make the packages that are missing.
+    """
+    made: list[Path] = []
+    for place, form in enumerate(forms):
+        stays = _what_stays(output, forms[place:], overwrite=overwrite)
+        with Failures(debug=debug, interrupted=f"interrupted: {stays}"):
+            try:
+                made.append(_packed(output, form, overwrite=overwrite))
+            except CastlineError as error:
+                error.args = (f"{error}\n{stays}",)
+                raise
     return tuple(made)
+
+
+def _packed(output: Path, form: Package, *, overwrite: bool) -> Path:
+    place = beside(output, form)
+    if form is Package.TAR:
+        from castline.compiler.package.archive import write_archive
+
+        return write_archive(output, place, overwrite=overwrite)
+    from castline.compiler.package.triton_repository import write_repository
+
+    return write_repository(output, place, overwrite=overwrite).folder
+
+
+def _what_stays(output: Path, forms: Sequence[Package], *, overwrite: bool) -> str:
+    """Return what there is, and how to get the packages of `forms`, which are not made."""
+    places = [str(beside(output, form)) for form in forms]
+    again = " --overwrite" if overwrite else ""
+    commands = "".join(
+        f"\n  {shlex.join(['castline', 'package', str(output), '-p', form, '-o', place])}{again}"
+        for form, place in zip(forms, places, strict=True)
+    )
+    return f"{output} is complete and stays; not made: {', '.join(places)}. To pack it:{commands}"

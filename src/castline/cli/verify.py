@@ -97,12 +97,18 @@ def _facts(manifest: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def _target(manifest: Mapping[str, object]) -> str:
+    from castline.compiler.package.engine_identity import gpus_in_words
+
     build, target = manifest.get("build"), str(manifest.get("target"))
     if not isinstance(build, Mapping) or "engine" not in build:
         return target
     chosen = build.get("compute_capabilities")
-    capabilities = ", ".join(map(str, chosen)) if isinstance(chosen, list) else str(chosen)
-    return f"{target} {build.get('version')}, for compute capability {capabilities}"
+    gpus = gpus_in_words(
+        target,
+        [str(one) for one in chosen] if isinstance(chosen, list) else (),
+        str(build.get("hardware_compatibility") or "none"),
+    )
+    return f"{target} {build.get('version')}, {build['engine']} for compute capability {gpus}"
 
 
 def _gate(manifest: Mapping[str, object]) -> Iterator[tuple[str, str]]:

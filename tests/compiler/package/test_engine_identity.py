@@ -50,7 +50,8 @@ def test_the_default_of_rtx_runs_from_ampere_on(folder: Any, device: str) -> Non
 
 @pytest.mark.parametrize("device", ["7.5", "9.0", "10.0"])
 def test_the_default_of_rtx_runs_on_no_other(folder: Any, device: str) -> None:
-    with pytest.raises(TargetError, match=rf"8\.9, 12\.0 and later; the GPU here has {device}"):
+    expected = rf"8\.9, 12\.0 and later \(TensorRT-RTX's default\); the GPU here has {device}"
+    with pytest.raises(TargetError, match=expected):
         require_runnable(folder(), RTX, device)
 
 

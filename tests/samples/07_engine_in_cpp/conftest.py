@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 SAMPLE = Path(__file__).resolve().parents[3] / "samples" / HERE.name
 METHOD = re.compile(r"virtual\s+([^;(]*?)(\w+)\(([^;]*)\)\s*(const)?\s*(noexcept)?\s*=\s*0;")
 INTERFACES = {
-    "NvInferImpl.h": ("VRuntime", "VCudaEngine", "VExecutionContext"),
+    "NvInferImpl.h": ("VRuntime", "VCudaEngine", "VExecutionContext", "VRuntimeConfig"),
     "NvInferRuntimeCommon.h": ("IPluginRegistry",),
 }
 FLOAT, HALF, BFLOAT16 = 0, 1, 7  # nvinfer1::DataType
@@ -33,16 +33,6 @@ class Built:
 
     program: Path
     fakes: Path
-    tensorrt: Path
-    """The folder of TensorRT's headers."""
-
-    def compiled(self, source: str, headers: Path) -> bytes:
-        """Return the object code of a file of the sample, compiled with other TensorRT headers."""
-        target = headers / f"{source}.o"
-        options = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-c", "-o", target]
-        folders = ["-isystem", headers, "-isystem", cuda_root() / "include"]
-        run(find_toolchain().cxx, *options, *folders, SAMPLE / source)
-        return target.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -63,16 +53,47 @@ class Ran:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Build the program as its README says, and the two fakes."""
     folder = tmp_path_factory.mktemp("engine_in_cpp")
-    tensorrt, cuda = fetch(TENSORRT, plugin_cache() / "headers"), cuda_root()
-    tools = find_toolchain()
+    headers = fetch(TENSORRT, plugin_cache() / "headers")
+    return build(folder, headers, "libnvinfer.so.10")
+
+
+@pytest.fixture(scope="session")
+def built_for_rtx(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Build them for TensorRT-RTX: its headers are not to be had, so those of TensorRT are edited.
+
+    They get the names of TensorRT-RTX that the program uses.
+    """
+    folder = tmp_path_factory.mktemp("engine_in_cpp_rtx")
+    headers = folder / "headers"
+    headers.mkdir()
+    for header in fetch(TENSORRT, plugin_cache() / "headers").glob("*.h"):
+        text = header.read_text()
+        for there, added in OF_RTX.items():
+            text = text.replace(there, added + there)
+        (headers / header.name).write_text(text)
+    return build(folder, headers, "libtensorrt_rtx.so.10")
+
+
+OF_RTX = {
+    "#define NV_TENSORRT_MAJOR": "#define TRT_MAJOR_RTX 1\n",
+    "class IRuntimeConfig : public": "enum class CudaGraphStrategy { kWHOLE_GRAPH_CAPTURE };\n",
+    "    apiv::VRuntimeConfig* mImpl;": (
+        "public: virtual bool setCudaGraphStrategy(CudaGraphStrategy) noexcept = 0; protected:\n"
+    ),
+}
+
+
+def build(folder: Path, tensorrt: Path, library: str) -> Built:
+    """Build the program with the headers in `tensorrt`, and the fakes, one as `library`."""
+    cuda, tools = cuda_root(), find_toolchain()
     configure = [tools.cmake, "-G", "Ninja", "-S", SAMPLE, "-B", folder / "build"]
     configure += [f"-DCMAKE_MAKE_PROGRAM={tools.ninja}", f"-DCMAKE_CXX_COMPILER={tools.cxx}"]
     configure += [f"-DTENSORRT_INCLUDE={tensorrt}", f"-DCUDA_ROOT={cuda}"]
     run(*configure)
     run(tools.cmake, "--build", folder / "build")
     program = folder / "build" / "engine_in_cpp"
-    compile_fakes(folder / "fakes", program, tools.cxx, tensorrt, cuda)
-    return Built(program, folder / "fakes", tensorrt)
+    compile_fakes(folder / "fakes", program, tensorrt, library)
+    return Built(program, folder / "fakes")
 
 
 def cuda_root() -> Path:
@@ -84,7 +105,7 @@ def cuda_root() -> Path:
     return Path(match[1].strip()).resolve()
 
 
-def compile_fakes(folder: Path, program: Path, cxx: Path, tensorrt: Path, cuda: Path) -> None:
+def compile_fakes(folder: Path, program: Path, tensorrt: Path, library: str) -> None:
     folder.mkdir()
     (folder / "ending_methods.h").write_text("\n".join(ending_methods(tensorrt)))
     wanted = re.search(rb"libcudart\.so\.\d+", program.read_bytes())
@@ -92,12 +113,12 @@ def compile_fakes(folder: Path, program: Path, cxx: Path, tensorrt: Path, cuda: 
     name = wanted[0].decode()
     versions = folder / "versions.map"  # as NVIDIA's library has them
     versions.write_text(f"{name} {{ global: *; }};\n")
-    headers = ["-isystem", tensorrt, "-isystem", cuda / "include", "-I", folder]
-    shared = [cxx, "-std=c++17", "-Wall", "-Werror", "-shared", "-fPIC", *headers]
+    headers = ["-isystem", tensorrt, "-isystem", cuda_root() / "include", "-I", folder]
+    shared = [find_toolchain().cxx, "-std=c++17", "-Wall", "-Werror", "-shared", "-fPIC", *headers]
     scripted = [f"-Wl,-soname,{name}", f"-Wl,--version-script={versions}"]
     run(*shared, HERE / "fake_cuda.cpp", *scripted, "-o", folder / name)
     sources = [HERE / "fake_tensorrt.cpp", HERE / "fake_decoder.cpp", folder / name]
-    run(*shared, *sources, "-o", folder / "libnvinfer.so.10", "-ldl")
+    run(*shared, *sources, "-o", folder / library, "-ldl")
 
 
 def ending_methods(headers: Path) -> Iterator[str]:
@@ -144,7 +165,7 @@ def run(*command: object) -> None:
 def engine_folder(tmp_path: Path) -> Callable[..., Path]:
     """Return the function that writes a folder with an engine of the fake TensorRT."""
 
-    def write(*, plugins: bool = False, **numbers: int) -> Path:
+    def write(*, plugins: bool = False, edition: str = "tensorrt", **numbers: int) -> Path:
         folder = tmp_path / "out"
         folder.mkdir()
         given = {**DEFAULT, "plugins": int(plugins), **numbers}
@@ -153,7 +174,7 @@ def engine_folder(tmp_path: Path) -> Callable[..., Path]:
         engine.write_text("\n".join(lines))
         build: dict[str, object] = {
             "engine": "model.engine",
-            "edition": "tensorrt",
+            "edition": edition,
             "version": "10.14.1.48",
             "compute_capabilities": ["8.9"],
             "plugins": _plugins(folder) if plugins else None,
@@ -193,7 +214,16 @@ def _plugins(folder: Path) -> dict[str, str]:
 @pytest.fixture
 def generate(built: Built, tmp_path: Path) -> Callable[..., Ran]:
     """Return the function that runs the program with the fakes."""
+    return runner(built, tmp_path)
 
+
+@pytest.fixture
+def generate_by_rtx(built_for_rtx: Built, tmp_path: Path) -> Callable[..., Ran]:
+    """Return the function that runs the program for TensorRT-RTX, with the fakes."""
+    return runner(built_for_rtx, tmp_path)
+
+
+def runner(built: Built, tmp_path: Path) -> Callable[..., Ran]:
     def start(*arguments: object, stdin: str = "", **environment: str) -> Ran:
         report = tmp_path / "counts"
         report.unlink(missing_ok=True)

@@ -6,7 +6,7 @@
 // for that one, and else after the work of another stream, which it destroys.
 //
 // FAKE_CUDA_STATUS, FAKE_CUDA_DEVICES and FAKE_CUDA_MEMORY in the environment are what cudaGetDeviceCount
-// returns and counts, and the bytes there are. At the end, counts are written to the file FAKE_CUDA_REPORT.
+// returns and counts, and the bytes there are; FAKE_CUDA_PINNED those that the host may pin at once. At the end, counts are written to the file FAKE_CUDA_REPORT.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
@@ -195,6 +195,9 @@ cudaError_t cudaMemGetInfo(size_t* left, size_t* all) {
     return *left = *all - state().used, cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
+    if (bytes > variable("FAKE_CUDA_PINNED", size_t{1} << 30U)) {
+        return cudaErrorMemoryAllocation;
+    }
     *memory = std::malloc(bytes);
     return state().host[*memory] = bytes, cudaSuccess;
 }

@@ -3,7 +3,8 @@
 //
 // It refuses, and logs why: shapes outside of the profile, tensors without memory or with too little, a fixed
 // cache whose past and present differ, a growing one whose are the same, and a recording of the first run
-// with new shapes. Methods that the program has no business to call end the process.
+// with new shapes. Methods that the program has no business to call end the process. Compiled for TensorRT-RTX,
+// it also ends the process where a runtime configuration is destroyed before its context.
 #include "fake_tensorrt.h"
 
 #include "ending_methods.h"  // for each interface of NvInferImpl.h a class whose methods end the process
@@ -36,11 +37,48 @@ size_t bytes_of(Tensor const& tensor, Dims const& shape) {
     return bytes;
 }
 
+#ifdef TRT_MAJOR_RTX
+class RuntimeConfig final : public nvinfer1::IRuntimeConfig, ending::VRuntimeConfig {
+public:
+    RuntimeConfig() { mImpl = this; }
+    RuntimeConfig(RuntimeConfig const&) = delete;
+    RuntimeConfig& operator=(RuntimeConfig const&) = delete;
+    ~RuntimeConfig() override {
+        if (contexts != 0) {
+            ending::unexpected("a runtime configuration is destroyed before its context");
+        }
+    }
+
+    bool setCudaGraphStrategy(nvinfer1::CudaGraphStrategy strategy) noexcept override {
+        records = strategy == nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE;
+        return true;
+    }
+
+    bool records = false;
+    int contexts = 0;  // that live
+};
+#else
+struct RuntimeConfig {  // TensorRT makes none
+    int contexts = 0;
+};
+#endif
+
 class Context final : public nvinfer1::IExecutionContext, ending::VExecutionContext {
 public:
-    explicit Context(Model const& model) : tensors_(tensors_of(model)) {
+    explicit Context(Model const& model, RuntimeConfig* config = nullptr)
+        : tensors_(tensors_of(model)), config_(config) {
         mImpl = this;
         call_.model = model;
+        if (config_ != nullptr) {
+            ++config_->contexts;
+        }
+    }
+    Context(Context const&) = delete;
+    Context& operator=(Context const&) = delete;
+    ~Context() override {
+        if (config_ != nullptr) {
+            --config_->contexts;
+        }
     }
 
     bool setOptimizationProfileAsync(int32_t profile, cudaStream_t stream) noexcept override {
@@ -125,6 +163,7 @@ private:
     }
 
     std::vector<Tensor> tensors_;
+    RuntimeConfig* config_;
     Call call_;
     std::vector<std::unique_ptr<Call>> calls_;
     int32_t profile_ = -1;
@@ -153,6 +192,17 @@ public:
         nvinfer1::ExecutionContextAllocationStrategy) noexcept override {
         return new Context(model_);
     }
+#ifdef TRT_MAJOR_RTX
+    nvinfer1::IRuntimeConfig* createRuntimeConfig() noexcept override { return new RuntimeConfig; }
+    nvinfer1::IExecutionContext* createExecutionContextWithRuntimeConfig(
+        nvinfer1::IRuntimeConfig* config) noexcept override {
+        auto* const told = static_cast<RuntimeConfig*>(config);
+        if (!told->records) {
+            ending::unexpected("a configuration that does not ask for CUDA graphs");
+        }
+        return new Context(model_, told);
+    }
+#endif
 
 private:
     Tensor const& at(int32_t i) const { return tensors_.at(static_cast<size_t>(i)); }

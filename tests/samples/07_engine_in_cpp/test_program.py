@@ -107,7 +107,11 @@ def test_stops_before_a_stop_token_and_takes_the_prompt_from_standard_input(
 
 @pytest.mark.parametrize(
     ("capabilities", "words"),
-    [(["8.6", "8.9"], "8.6, 8.9: build"), ("default", "default: build"), (None, "not told: build")],
+    [
+        (["8.6", "8.9"], "8.6, 8.9: build"),
+        ("default", "that its builder takes by default: build"),
+        (None, "not told: build"),
+    ],
 )
 def test_an_engine_that_is_refused_is_told_with_what_it_was_built_for(
     capabilities: object, words: str, engine_folder: Folder, generate: Any
@@ -254,6 +258,7 @@ def test_a_missing_or_shortened_engine_is_told(engine_folder: Folder, generate: 
         ({"FAKE_CUDA_STATUS": "100", "FAKE_CUDA_DEVICES": "0"}, "no NVIDIA GPU here"),
         ({"FAKE_CUDA_STATUS": "2"}, "CUDA failed in looking for a GPU: out of memory"),
         ({"FAKE_CUDA_MEMORY": "2000"}, "the GPU has no 1 MB for "),
+        ({"FAKE_CUDA_PINNED": "4"}, "this machine has no 1 MB of pinned host memory for "),
         ({"FAKE_TENSORRT_VERSION": "110001"}, "headers of TensorRT 10.14.1, but the library is 11"),
     ],
 )
@@ -306,23 +311,15 @@ def test_help_and_a_missing_folder(generate: Any) -> None:
     assert "manifest.json cannot be read: give the folder" in generate("/absent").error
 
 
-def test_the_part_for_tensorrt_rtx_compiles(built: Any, tmp_path: Path) -> None:
-    """Its headers are not to be had, so those of TensorRT get the names that the program uses."""
-    for header in built.tensorrt.glob("*.h"):
-        text = header.read_text()
-        for there, added in OF_RTX.items():
-            text = text.replace(there, added + there)
-        (tmp_path / header.name).write_text(text)
-    compiled = built.compiled("tensorrt.cpp", tmp_path)
-    assert b"libtensorrt_rtx.so." in compiled
-    assert b"libnvinfer.so." not in compiled
-
-
-OF_RTX = {
-    "#define NV_TENSORRT_MAJOR": "#define TRT_MAJOR_RTX 1\n",
-    "class IRuntimeConfig : public": "enum class CudaGraphStrategy { kWHOLE_GRAPH_CAPTURE };\n",
-    "    apiv::VRuntimeConfig* mImpl;": "public: bool setCudaGraphStrategy(CudaGraphStrategy);\n",
-}
+@pytest.mark.parametrize("capacity", [0, 20], ids=["growing", "fixed"])
+def test_tensorrt_rtx_records_by_itself_as_long_as_it_runs(
+    capacity: int, engine_folder: Folder, generate_by_rtx: Any
+) -> None:
+    """The fake ends the program if what was asked for is destroyed before the context is."""
+    folder = engine_folder(edition="tensorrt-rtx", capacity=capacity, past=16)
+    ran = generate_by_rtx(folder, *PROMPT, "--tokens", 6)
+    assert (ran.code, ran.tokens) == (0, continuation(PROMPT, 6)), ran.error
+    assert (ran.counts["launches"], ran.counts["live"]) == (0, 0)
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="there is a driver here")

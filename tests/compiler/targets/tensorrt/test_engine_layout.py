@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import pytest
 
+from castline.compiler.targets.tensorrt.cuda import Cuda
 from castline.compiler.targets.tensorrt.engine import Engine
 from castline.compiler.targets.tensorrt.engine_layout import (
     EngineLayout,
@@ -67,13 +68,31 @@ def test_one_row_is_seen_once_inputs_have_shapes(
     engine_file: Callable[..., Path], fake_gpu: ModuleType, form: str, alone: bool
 ) -> None:
     driver = fake_gpu.FakeDriver()
-    driver.streams[1] = object()
-    engine = Engine(engine_file(form), fake_gpu.FakeTensorRT(driver))
+    cuda = Cuda(driver)
+    engine, stream = Engine(engine_file(form), fake_gpu.FakeTensorRT(driver)), cuda.stream()
+    memory = cuda.allocate(engine.working_memory, "working")
     layout = engine_layout(engine)
     assert layout.reader == 0
     assert layout.last_logits_alone == (form == "last")
-    seen = with_seen_rows(layout, engine.context(0, 1), 0)
+    seen = with_seen_rows(layout, engine.context(0, stream.handle, memory), 0)
     assert (seen.last_logits_alone, seen.vocabulary) == (alone, 160)
+
+
+@pytest.mark.parametrize(
+    ("form", "alias", "words"),
+    [
+        ("fixed", None, "present.1.key is in memory of its own, but a fixed cache is written over"),
+        ("fixed", "past_key_values.0.key", "present.1.key is in past_key_values.0.key, but a fix"),
+        ("growing", "past_key_values.1.key", "present.1.key is in past_key_values.1.key, but a ca"),
+    ],
+)
+def test_caches_that_tensorrt_puts_elsewhere_are_refused(
+    engine_file: Callable[..., Path], fake_gpu: ModuleType, form: str, alias: Any, words: str
+) -> None:
+    trt = fake_gpu.FakeTensorRT(fake_gpu.FakeDriver(), version="10.15.1.29")
+    trt.aliases = {"present.1.key": alias}
+    with pytest.raises(TargetError, match=f"TensorRT says of its outputs that {words}"):
+        engine_layout(Engine(engine_file(form), trt))
 
 
 GRAPH = '<ir_version: 10, opset_import: ["" : 21]> other (INPUTS) => (OUTPUTS) { BODY }'

@@ -31,7 +31,7 @@ def test_explicit_shapes_are_the_profiles_there_are(save_attention: SaveAttentio
     )
     (only,) = engine_profiles(save_attention(), EngineOptions(shapes=shapes), 64)
     assert only["past_key_values.0.value"] == Shapes((1, 2, 0, 64), (1, 2, 24, 64), (1, 2, 24, 64))
-    assert accepted((only,)) == "batch 1 to 1, sequence 1 to 8, past 0 to 24"
+    assert accepted((only,)) == "batch 1, sequence 1 to 8, past 0 to 24"
 
 
 def test_an_encoder_reads_many_texts_at_once(encoder: Any) -> None:
@@ -39,3 +39,10 @@ def test_an_encoder_reads_many_texts_at_once(encoder: Any) -> None:
     assert set(only) == {"input_ids", "attention_mask", "token_type_ids"}
     assert set(only.values()) == {Shapes((1, 1), (8, 64), (32, 64))}
     assert accepted((only,)) == "batch 1 to 32, sequence 1 to 64"
+
+
+def test_a_fixed_cache_has_one_size_of_past() -> None:
+    past = Shapes(*[(1, 2, 4096, 64)] * 3)
+    ids = Shapes((1, 1), (1, 1), (1, 512))
+    profile = {"input_ids": ids, "past_key_values.0.key": past}
+    assert accepted((profile,)) == "batch 1, sequence 1 to 512, past 4096"

@@ -203,6 +203,25 @@ def test_a_gpu_that_is_too_small_is_told_with_the_size(
         opened(engine_file("growing"), trt)
 
 
+def test_both_phases_work_in_one_block_that_stays(
+    engine_file: Callable[..., Path], trt: Any
+) -> None:
+    session = opened(engine_file("fixed"), trt)
+    (block,) = {context.device_memory for context in trt.contexts}
+    trt.driver.device.require(block, 12_345)
+    for prompt in (PROMPT, LONG):
+        list(session.generate(prompt, max_new_tokens=5))
+    assert {context.device_memory for context in trt.contexts} == {block}
+
+
+def test_a_gpu_without_room_to_work_in_is_told(
+    engine_file: Callable[..., Path], fake_gpu: ModuleType
+) -> None:
+    trt = fake_gpu.FakeTensorRT(fake_gpu.FakeDriver(memory=12_000))
+    with pytest.raises(TargetError, match=r"no room for what the engine works in: 12,345 bytes as"):
+        opened(engine_file("growing"), trt)
+
+
 def test_what_fails_on_the_gpu_is_told(engine_file: Callable[..., Path], trt: Any) -> None:
     session = opened(engine_file("growing"), trt)
     trt.driver.fails["cuStreamSynchronize"] = 700
