@@ -97,7 +97,9 @@ _INT4_BY_INT8 = Ours(
     "w4a8-smoothquant-groups",
     ("weights.group_size=64", *tables(8, 64, ("embedding", "head")), *_NOT_SEARCHED),
 )
-_OF_LAST_TOKEN = replace(_INT4_BY_INT8, options=("--logits", "last"))
+_LAST = ("--logits", "last")
+_OF_LAST_TOKEN = replace(_INT4_BY_INT8, options=_LAST)
+_WITH_INT4_HEAD = Ours("w4a8-smoothquant-groups", (*int4(64).changes, *_NOT_SEARCHED), _LAST)
 _INT4_OF_64 = Builders("int4", ("is_symmetric=true", "block_size=64"))
 SETTINGS = (
     Setting(
@@ -141,6 +143,11 @@ SETTINGS = (
         alike=False,
     ),
     Setting("the same by dynamic INT8", {OURS: _OF_LAST_TOKEN, DYNAMIC: Dynamic()}, alike=False),
+    Setting(
+        "INT4 by INT8, groups of 64, head INT4, logits of the last token, by INT4",
+        {OURS: _WITH_INT4_HEAD, BUILDER: _INT4_OF_64},
+        alike=False,
+    ),
     Setting("float", {OURS: Ours("float"), BUILDER: Builders("fp32")}),
     Setting("INT4, groups of 32, by float", {OURS: int4(32), OUR_FLOAT: Ours("float")}, False),
     Setting("INT4, groups of 64, by float", {OURS: int4(64), OUR_FLOAT: Ours("float")}, False),

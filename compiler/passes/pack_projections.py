@@ -67,7 +67,7 @@ def _declined(projections: list[ir.Node | None]) -> str | None:
         return "something stands between a projection and the attention"
     if len({node.inputs[0] for node in found}) > 1:
         return "the projections read different values"
-    if len({_form(node) for node in found}) > 1:
+    if len({form_of(node) for node in found}) > 1:
         return "the projections are quantized in different ways"
     weights = [value for node in found for value in _weights(node) if value is not None]
     if any(value.shape is None or not len(value.shape) for value in weights):
@@ -75,7 +75,8 @@ def _declined(projections: list[ir.Node | None]) -> str | None:
     return None
 
 
-def _form(node: ir.Node) -> tuple[object, ...]:
+def form_of(node: ir.Node) -> tuple[object, ...]:
+    """Return what products must have in common to be stacked, beside what they read."""
     attributes = tuple(node.attributes.get_int(a, 0) for a in ("K", "bits", "block_size"))
     return (node.op_type, *attributes, *(value and value.dtype for value in _weights(node)))
 
@@ -92,29 +93,40 @@ def _shared(node: ir.Node) -> int:
 
 def _pack(graph: ir.Graph, attention: ir.Node, projections: list[ir.Node]) -> None:
     path = str(attention.name).rpartition("/")[0]
-    first = projections[0]
-    axis = 0 if first.op_type == "MatMulNBits" else -1
-    attributes = dict(first.attributes.items())
-    sizes = [_outputs(node, axis) for node in projections]
-    if "N" in attributes:
-        attributes["N"] = ir.AttrInt64("N", sum(sizes))
-    inputs = list(first.inputs[: _shared(first)])
-    for parts in zip(*map(_weights, projections), strict=True):
-        present = [part for part in parts if part is not None]
-        inputs.append(_stacked(graph, present, axis, f"{path}/qkv_proj") if present else None)
-    packed = ir.Node(
-        first.domain,
-        first.op_type,
-        inputs,
-        list(attributes.values()),
-        name=f"{path}/qkv_proj/{first.op_type}",
-    )
-    _name_output(packed.outputs[0], packed, first.outputs[0], sum(sizes))
+    packed = stacked_product(projections, f"{path}/qkv_proj")
     graph.insert_before(attention, packed)
     attention.replace_input_with(0, packed.outputs[0])
     attention.replace_input_with(1, None)
     attention.replace_input_with(2, None)
     remove_unused(graph, projections)
+
+
+def stacked_product(products: Sequence[ir.Node], path: str) -> ir.Node:
+    """Return one product for several of one form that read one value, outputs behind one another.
+
+    It is in no graph yet; its weights are among the initializers of that of `products`.
+    """
+    first = products[0]
+    graph = first.graph
+    assert isinstance(graph, ir.Graph), "products are nodes of a graph"
+    axis = 0 if first.op_type == "MatMulNBits" else -1
+    attributes = dict(first.attributes.items())
+    sizes = [_outputs(node, axis) for node in products]
+    if "N" in attributes:
+        attributes["N"] = ir.AttrInt64("N", sum(sizes))
+    inputs = list(first.inputs[: _shared(first)])
+    for parts in zip(*map(_weights, products), strict=True):
+        present = [part for part in parts if part is not None]
+        inputs.append(_stacked(graph, present, axis, path) if present else None)
+    packed = ir.Node(
+        first.domain,
+        first.op_type,
+        inputs,
+        list(attributes.values()),
+        name=f"{path}/{first.op_type}",
+    )
+    _name_output(packed.outputs[0], packed, first.outputs[0], sum(sizes))
+    return packed
 
 
 def _outputs(node: ir.Node, axis: int) -> int:

@@ -17,6 +17,7 @@ from castline.compiler.passes.group_query_attention import GroupQueryAttention
 from castline.compiler.passes.matmul_integer_to_float import MatMulIntegerToFloat
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.norm_before_transpose import NormBeforeTranspose
+from castline.compiler.passes.pack_gates import PackGates
 from castline.compiler.passes.pack_projections import PackProjections
 from castline.compiler.passes.qmoe import QMoE
 from castline.compiler.passes.scatter_channels import ScatterChannels
@@ -108,6 +109,7 @@ class OnnxRuntime:
             attentions = GroupQueryAttention(context_length)(model)
             declined["kept as standard attention"] = attentions
         PackProjections()(model)
+        PackGates()(model)
         shares_cache = _appends_in_place(model)
         few, declined["multiplied as bytes for single tokens, too"] = FewTokens()(model)
         MatMulIntegerToFloat()(model)
