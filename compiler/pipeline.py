@@ -36,7 +36,7 @@ from castline.compiler.targets.onnx import Onnx
 from castline.compiler.targets.options import TargetOptions
 from castline.compiler.targets.runtime import onnxruntime_module
 from castline.compiler.targets.target import Built, Target
-from castline.compiler.targets.unpacked import unpacked_bytes
+from castline.compiler.targets.unpacked import loading_bytes
 from castline.compiler.targets.write import MODEL, write_model
 from castline.compiler.to_huggingface import HUGGINGFACE, compile_to_huggingface
 from castline.errors import TargetError
@@ -187,7 +187,7 @@ def compile_model(
         carried = codes.judge(exported.model, float_type, progress)
         if gate:
             require_memory(
-                checkpoint, unpacked_bytes(exported.model), available_memory(), _COMPILE_ELSEWHERE
+                checkpoint, loading_bytes(exported.model), available_memory(), _COMPILE_ELSEWHERE
             )
         note_context(exported.model, context)
         write_model(exported.model, folder, progress)

@@ -28,7 +28,7 @@ from castline.compiler.package.manifest import read_manifest
 from castline.compiler.report.plain import PlainValues
 from castline.compiler.report.record import read_report
 from castline.compiler.targets.session import DecoderSession
-from castline.compiler.targets.unpacked import unpacked_bytes
+from castline.compiler.targets.unpacked import loading_bytes
 from castline.compiler.targets.write import MODEL
 from castline.compiler.to_huggingface import HUGGINGFACE
 from castline.errors import UnsupportedArchitectureError
@@ -135,5 +135,5 @@ def _require_decoder(checkpoint: Checkpoint) -> None:
 
 def _require_memory(checkpoint: Checkpoint, output: Path, written: Checkpoint | None) -> None:
     weights = sum(spec.size for spec in checkpoint.tensors.values()) * _FLOAT32
-    size = weights if written else unpacked_bytes(ir.load(output / MODEL))
+    size = weights if written else loading_bytes(ir.load(output / MODEL))
     require_memory(checkpoint, size, available_memory(), _ELSEWHERE)

@@ -36,7 +36,7 @@ from castline.compiler.check.original import OriginalModel
 from castline.compiler.check.original_encoder import OriginalEncoder
 from castline.compiler.check.original_runner import Run
 from castline.compiler.targets.session import DecoderSession
-from castline.compiler.targets.unpacked import unpacked_bytes
+from castline.compiler.targets.unpacked import loading_bytes
 from castline.exporters.checkpoint import Checkpoint, open_checkpoint
 from castline.progress import Progress, SilentProgress
 
@@ -155,4 +155,4 @@ def _language_model(sides: Sides) -> LanguageModel:
 
 def _graph_bytes(named: NamedModel) -> int:
     assert named.graph is not None, "the caller has seen that it is a graph"
-    return unpacked_bytes(ir.load(named.graph))
+    return loading_bytes(ir.load(named.graph))

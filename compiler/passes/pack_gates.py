@@ -7,25 +7,31 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from castline.compiler.passes.pack_projections import form_of, stacked_product
+from castline.compiler.passes.pack_projections import (
+    is_stackable,
+    not_alike,
+    outputs_of,
+    read_by,
+    stacked_product,
+)
 from castline.compiler.passes.replace import remove_unused, take_over
 
 
 @dataclass(frozen=True)
 class PackGates:
-    """Two MatMulNBits of one form and size that alone read a value are one, and a Split.
+    """Two products of one form and size that alone read a value are one, and a Split.
 
-    Such are the gate of a feed-forward part and what it multiplies. The value is then read, and
-    rounded to codes, once. Three or more that read one value are left alone: those of attention are
-    PackProjections' business, and of experts there are many.
+    Such are the gate of a feed-forward part and what it multiplies: MatMulNBits, which then rounds
+    the value to codes once, or our products of codes by codes. Three or more that read one value
+    are left alone: those of attention are PackProjections' business, and of experts there are many.
     """
 
     def __call__(self, model: ir.Model) -> int:
         """Rewrite `model` in place; return how many pairs became one product."""
-        readers: dict[ir.Value, list[ir.Node]] = defaultdict(list)
+        readers: dict[tuple[ir.Value | None, ...], list[ir.Node]] = defaultdict(list)
         for node in model.graph:
-            if node.op_type == "MatMulNBits" and node.inputs[0] is not None:
-                readers[node.inputs[0]].append(node)
+            if is_stackable(node):
+                readers[read_by(node)].append(node)
         pairs = [nodes for nodes in readers.values() if _is_pair(nodes)]
         for pair in pairs:
             _pack(model.graph, pair)
@@ -33,7 +39,7 @@ class PackGates:
 
 
 def _is_pair(nodes: list[ir.Node]) -> bool:
-    if len(nodes) != 2 or len({(form_of(n), n.attributes.get_int("N", 0)) for n in nodes}) > 1:
+    if len(nodes) != 2 or not_alike(nodes) or len({outputs_of(node) for node in nodes}) > 1:
         return False
     return not any(node.outputs[0].is_graph_output() for node in nodes)
 

@@ -57,17 +57,26 @@ def _projection(value: ir.Value | None) -> ir.Node | None:
     producer = value.producer() if value is not None else None
     if value is None or producer is None or len(value.consumers()) != 1:
         return None
-    ours = any(op.is_op_of(producer) for op in INTEGER_LINEARS)
-    return producer if ours or producer.op_type == "MatMulNBits" else None
+    return producer if is_stackable(producer) else None
+
+
+def is_stackable(node: ir.Node) -> bool:
+    """Whether it is a product of the kinds that `stacked_product` takes."""
+    return node.op_type == "MatMulNBits" or any(op.is_op_of(node) for op in INTEGER_LINEARS)
 
 
 def _declined(projections: list[ir.Node | None]) -> str | None:
     found = [node for node in projections if node is not None]
     if len(found) < len(projections):
         return "something stands between a projection and the attention"
-    if len({node.inputs[0] for node in found}) > 1:
+    return not_alike(found)
+
+
+def not_alike(found: Sequence[ir.Node]) -> str | None:
+    """Return why products cannot be stacked; None where they can."""
+    if len({read_by(node) for node in found}) > 1:
         return "the projections read different values"
-    if len({form_of(node) for node in found}) > 1:
+    if len({_form(node) for node in found}) > 1:
         return "the projections are quantized in different ways"
     weights = [value for node in found for value in _weights(node) if value is not None]
     if any(value.shape is None or not len(value.shape) for value in weights):
@@ -75,8 +84,12 @@ def _declined(projections: list[ir.Node | None]) -> str | None:
     return None
 
 
-def form_of(node: ir.Node) -> tuple[object, ...]:
-    """Return what products must have in common to be stacked, beside what they read."""
+def read_by(node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """Return what a product reads that does not belong to it alone: a value, or its codes."""
+    return tuple(node.inputs[: _shared(node)])
+
+
+def _form(node: ir.Node) -> tuple[object, ...]:
     attributes = tuple(node.attributes.get_int(a, 0) for a in ("K", "bits", "block_size"))
     return (node.op_type, *attributes, *(value and value.dtype for value in _weights(node)))
 
@@ -109,12 +122,12 @@ def stacked_product(products: Sequence[ir.Node], path: str) -> ir.Node:
     first = products[0]
     graph = first.graph
     assert isinstance(graph, ir.Graph), "products are nodes of a graph"
-    axis = 0 if first.op_type == "MatMulNBits" else -1
+    axis = _axis(first)
     attributes = dict(first.attributes.items())
-    sizes = [_outputs(node, axis) for node in products]
+    sizes = [outputs_of(node) for node in products]
     if "N" in attributes:
         attributes["N"] = ir.AttrInt64("N", sum(sizes))
-    inputs = list(first.inputs[: _shared(first)])
+    inputs = list(read_by(first))
     for parts in zip(*map(_weights, products), strict=True):
         present = [part for part in parts if part is not None]
         inputs.append(_stacked(graph, present, axis, path) if present else None)
@@ -129,11 +142,17 @@ def stacked_product(products: Sequence[ir.Node], path: str) -> ir.Node:
     return packed
 
 
-def _outputs(node: ir.Node, axis: int) -> int:
+def _axis(node: ir.Node) -> int:
+    """Return on which axis of its weights the outputs of a product are."""
+    return 0 if node.op_type == "MatMulNBits" else -1
+
+
+def outputs_of(node: ir.Node) -> int:
+    """Return how many channels a product gives, N."""
     weight = _weights(node)[0]
     assert weight is not None, "weights are not optional"
     assert weight.shape is not None, "initializers have shapes"
-    return int(weight.shape.numpy()[axis])
+    return int(weight.shape.numpy()[_axis(node)])
 
 
 def _name_output(output: ir.Value, packed: ir.Node, first: ir.Value, size: int) -> None:

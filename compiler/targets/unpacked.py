@@ -29,6 +29,9 @@ _ON_DISK = Path("/var/tmp")
 _ADVICE = "Make room, or name a folder elsewhere in TMPDIR."
 # It is fused with the product that reads it, and would be four times as large.
 _KEPT = "DequantizeLinear"
+# Bytes that ONNX Runtime holds for a stored element that it widens itself as it loads, all steps
+# together: two codes of groups in two levels (decision 14), a code and its zero-point, a code.
+_OF_CODES_IN_A_BYTE, _OF_CODE_AND_ZERO_POINT, _OF_CODE = 14, 9, 1
 _LOG_FATAL_ONLY = 4  # what it refuses reaches the caller as an exception
 _REFERENCES = "session.model_external_initializers_file_folder_path"
 
@@ -80,6 +83,21 @@ def unpacked_bytes(model: ir.Model) -> int:
             weights = attributes["k"].as_int() * attributes["n"].as_int()
             total += weights - packed.const_value.nbytes
     return total
+
+
+def loading_bytes(model: ir.Model) -> int:
+    """Return what the weights of a model take at the most while ONNX Runtime loads it."""
+    return unpacked_bytes(model) + sum(map(_widened_bytes, model.graph))
+
+
+def _widened_bytes(node: ir.Node) -> int:
+    stored = node.inputs[0].const_value if node.op_type == "Cast" and node.inputs[0] else None
+    if stored is None or stored.dtype.bitwidth > 8:
+        return 0
+    if node.attributes.get_int("to", 0) != ir.DataType.INT32:
+        return stored.size * (_OF_CODE if stored.dtype.bitwidth < 8 else 0)
+    in_bytes = stored.dtype == ir.DataType.UINT8
+    return stored.size * (_OF_CODES_IN_A_BYTE if in_bytes else _OF_CODE_AND_ZERO_POINT)
 
 
 def scratch_folder() -> Path | None:

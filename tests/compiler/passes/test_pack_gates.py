@@ -10,12 +10,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from castline.compiler.graph.products import products
 from castline.compiler.passes.group_query_attention import GroupQueryAttention
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.pack_gates import PackGates
 from castline.compiler.passes.pack_projections import PackProjections
+from castline.compiler.passes.quantize_activations import QuantizeActivations
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.scheme import WeightScheme
+from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
 
 INT4 = WeightScheme(4, 32, False)
 
@@ -79,14 +81,64 @@ def test_three_that_read_one_value_are_left_alone(tiny: Callable[[str], Any]) ->
     assert {"q_proj", "k_proj", "v_proj"} <= apart
 
 
-@pytest.mark.parametrize("change", ["block_size", "N"])
-def test_products_of_different_forms_are_left_alone(
-    tiny: Callable[[str], Any], change: str
-) -> None:
+def test_products_of_different_forms_are_left_alone(tiny: Callable[[str], Any]) -> None:
     model = lowered(tiny("llama").model())
     gate = next(node for node in products_of(model) if "gate_proj" in str(node.name))
-    gate.attributes[change] = ir.AttrInt64(change, 16)
+    gate.attributes["block_size"] = ir.AttrInt64("block_size", 16)
     assert PackGates()(model) == 1
+
+
+def test_products_of_different_sizes_are_left_alone(tiny: Callable[[str], Any]) -> None:
+    model = lowered(tiny("llama").model())
+    gate = next(node for node in products_of(model) if "gate_proj" in str(node.name))
+    packed = gate.inputs[1]
+    assert packed is not None
+    assert packed.shape is not None
+    packed.shape = ir.Shape([64, *packed.shape[1:]])
+    assert PackGates()(model) == 1
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        WeightScheme(8, "per-channel", True),
+        WeightScheme(4, "per-channel", False),
+        WeightScheme(4, 32, True, two_level=True),
+    ],
+    ids=str,
+)
+def test_products_of_codes_by_codes_are_joined_bit_for_bit(
+    tiny: Callable[[str], Any],
+    written: Callable[[ir.Model], Path],
+    run_steps: Callable[..., list[np.ndarray]],
+    scenarios: dict[str, Any],
+    scheme: WeightScheme,
+) -> None:
+    model = tiny("llama").model()
+    QuantizeWeights(scheme)(model)
+    per_token = ActivationScheme(8, "per-token", dynamic=True)
+    names = [product.name for product in products(model) if ".layers." in product.name]
+    QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+    GroupQueryAttention(64)(model)
+    PackProjections()(model)
+    before = written(model)
+    model = ir.load(before)
+    assert PackGates()(model) == 2
+    assert [node.op_type for node in model.graph].count("Split") == 2
+    steps = scenarios["left padding"]
+    for found, wanted in zip(
+        run_steps(written(model), steps), run_steps(before, steps), strict=True
+    ):
+        assert (found == wanted).all()
+
+
+def test_products_with_one_scale_each_are_left_alone(tiny: Callable[[str], Any]) -> None:
+    model = tiny("llama").model()
+    QuantizeWeights(WeightScheme(8, "per-tensor", True))(model)
+    per_token = ActivationScheme(8, "per-token", dynamic=True)
+    names = [product.name for product in products(model) if ".layers." in product.name]
+    QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+    assert PackGates()(model) == 0
 
 
 def test_products_of_different_values_are_left_alone(tiny: Callable[[str], Any]) -> None:

@@ -12,7 +12,12 @@ import onnxruntime
 import pytest
 
 from castline.compiler.targets import unpacked as module
-from castline.compiler.targets.unpacked import unpacked, unpacked_bytes, write_unpacked
+from castline.compiler.targets.unpacked import (
+    loading_bytes,
+    unpacked,
+    unpacked_bytes,
+    write_unpacked,
+)
 from castline.compiler.targets.write import write_model
 from castline.errors import OutputError
 from castline.plugins.linear_w4a8.packed import PACKED_LINEAR_W4A8
@@ -221,3 +226,35 @@ def test_4_bit_weights_of_integer_products_take_a_byte_each(
     del others["packed"]
     expected = codes + sum(array.nbytes for array in others.values())
     assert unpacked_bytes(ir.load(saved(op))) == expected
+
+
+def _widening(source: str, target: str) -> ir.Model:
+    to = ir.DataType[target.upper()].value
+    model = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 23]>
+        g ({target}[N] x) => ({target}[N] y) {{ wide = Cast<to = {to}>(w)
+        y = Add(x, wide) }}"""
+    )
+    weight = model.graph[0].inputs[0]
+    assert weight is not None
+    dtype = ir.DataType[source.upper()]
+    weight.const_value = ir.Tensor(np.zeros(1000, dtype.numpy()), dtype=dtype, name="w")
+    weight.shape, weight.dtype = weight.const_value.shape, dtype
+    model.graph.initializers.add(weight)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "held"),
+    [
+        ("uint8", "int32", 1000 + 14_000),  # two codes in a byte
+        ("int4", "int32", 500 + 9_000),
+        ("int4", "int8", 500 + 1000),
+        ("int8", "float", 1000),
+        ("int64", "int32", 8000),
+    ],
+)
+def test_what_onnxruntime_widens_is_held_while_it_loads(
+    source: str, target: str, held: int
+) -> None:
+    assert loading_bytes(_widening(source, target)) == held
