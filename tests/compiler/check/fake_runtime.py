@@ -7,6 +7,7 @@ profile, every address is set, and present is in the memory of past where a cach
 
 from __future__ import annotations
 
+import abc
 import ctypes
 import enum
 import json
@@ -29,22 +30,25 @@ TYPES = {
 MEMORY: dict[int, Any] = {}
 
 
-class ILogger:
+class ILogger(abc.ABC):
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
+    @abc.abstractmethod
     def log(self, severity: int, message: str) -> None:
-        raise NotImplementedError
+        """Take a message; Polygraphy's logger does."""
 
 
 Logger = ILogger
 
 
-class IOutputAllocator:
+class IOutputAllocator(abc.ABC):
+    @abc.abstractmethod
     def reallocate_output_async(self, *arguments: Any) -> int:
-        raise NotImplementedError
+        """Return the address of memory for an output; Polygraphy's allocator does."""
 
+    @abc.abstractmethod
     def notify_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        raise NotImplementedError
+        """Take the shape of an output; Polygraphy's allocator does."""
 
 
 class Runtime:

@@ -12,6 +12,10 @@ import onnx_ir.passes.common as common_passes
 import onnxruntime
 import pytest
 
+from castline.compiler.graph.products import products
+from castline.compiler.passes.quantize_activations import QuantizeActivations
+from castline.compiler.passes.quantize_weights import QuantizeWeights
+from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
 from castline.compiler.targets.write import write_model
 
 NO_OPTIMIZATION = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -167,3 +171,16 @@ def run_mixture(tmp_path: Path) -> Callable[..., list[np.ndarray]]:
         return [np.asarray(session.run(["y"], feed)[0]) for feed in feeds]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def multiply_codes() -> Callable[..., None]:
+    """Return what quantizes the layers of a decoder in place, what they read per token."""
+
+    def quantize(model: ir.Model, weights: WeightScheme, *, symmetric: bool = True) -> None:
+        QuantizeWeights(weights)(model)
+        per_token = ActivationScheme(8, "per-token", dynamic=True, symmetric=symmetric)
+        names = [product.name for product in products(model) if ".layers." in product.name]
+        QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+
+    return quantize

@@ -10,14 +10,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from castline.compiler.graph.products import products
 from castline.compiler.passes.group_query_attention import GroupQueryAttention
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.pack_gates import PackGates
 from castline.compiler.passes.pack_projections import PackProjections
-from castline.compiler.passes.quantize_activations import QuantizeActivations
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
+from castline.compiler.quant.scheme import WeightScheme
 
 INT4 = WeightScheme(4, 32, False)
 
@@ -112,13 +110,11 @@ def test_products_of_codes_by_codes_are_joined_bit_for_bit(
     written: Callable[[ir.Model], Path],
     run_steps: Callable[..., list[np.ndarray]],
     scenarios: dict[str, Any],
+    multiply_codes: Callable[..., None],
     scheme: WeightScheme,
 ) -> None:
     model = tiny("llama").model()
-    QuantizeWeights(scheme)(model)
-    per_token = ActivationScheme(8, "per-token", dynamic=True)
-    names = [product.name for product in products(model) if ".layers." in product.name]
-    QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+    multiply_codes(model, scheme)
     GroupQueryAttention(64)(model)
     PackProjections()(model)
     before = written(model)
@@ -132,12 +128,11 @@ def test_products_of_codes_by_codes_are_joined_bit_for_bit(
         assert (found == wanted).all()
 
 
-def test_products_with_one_scale_each_are_left_alone(tiny: Callable[[str], Any]) -> None:
+def test_products_with_one_scale_each_are_left_alone(
+    tiny: Callable[[str], Any], multiply_codes: Callable[..., None]
+) -> None:
     model = tiny("llama").model()
-    QuantizeWeights(WeightScheme(8, "per-tensor", True))(model)
-    per_token = ActivationScheme(8, "per-token", dynamic=True)
-    names = [product.name for product in products(model) if ".layers." in product.name]
-    QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+    multiply_codes(model, WeightScheme(8, "per-tensor", True))
     assert PackGates()(model) == 0
 
 

@@ -11,13 +11,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from castline.compiler.graph.products import products
 from castline.compiler.passes.group_query_attention import GroupQueryAttention
 from castline.compiler.passes.matmul_nbits import MatMulNBits
 from castline.compiler.passes.pack_projections import PackProjections
-from castline.compiler.passes.quantize_activations import QuantizeActivations
 from castline.compiler.passes.quantize_weights import QuantizeWeights
-from castline.compiler.quant.scheme import ActivationScheme, WeightScheme
+from castline.compiler.quant.scheme import WeightScheme
 from castline.compiler.targets.write import write_model
 from castline.exporters.checkpoint import Checkpoint
 from castline.exporters.export import export
@@ -83,14 +81,12 @@ def test_products_of_codes_by_codes_are_joined_bit_for_bit(
     written: Callable[[ir.Model], Path],
     run_steps: Callable[..., list[np.ndarray]],
     scenarios: dict[str, Any],
+    multiply_codes: Callable[..., None],
     scheme: WeightScheme,
     symmetric: bool,
 ) -> None:
     model = tiny("llama").model()
-    QuantizeWeights(scheme)(model)
-    per_token = ActivationScheme(8, "per-token", dynamic=True, symmetric=symmetric)
-    names = [product.name for product in products(model) if ".layers." in product.name]
-    QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+    multiply_codes(model, scheme, symmetric=symmetric)
     GroupQueryAttention(64)(model)
     before = written(model)
     model = ir.load(before)
@@ -105,13 +101,10 @@ def test_products_of_codes_by_codes_are_joined_bit_for_bit(
 
 
 def test_declines_products_whose_projections_have_one_scale_each(
-    tiny: Callable[[str], Any],
+    tiny: Callable[[str], Any], multiply_codes: Callable[..., None]
 ) -> None:
     model = tiny("llama").model()
-    QuantizeWeights(WeightScheme(8, "per-tensor", True))(model)
-    per_token = ActivationScheme(8, "per-token", dynamic=True)
-    names = [product.name for product in products(model) if ".layers." in product.name]
-    QuantizeActivations(dict.fromkeys(names, (per_token, None)))(model)
+    multiply_codes(model, WeightScheme(8, "per-tensor", True))
     GroupQueryAttention(64)(model)
     assert list(PackProjections()(model).values()) == ["each projection has one scale"] * 2
 
