@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -14,12 +14,14 @@ from castline.compiler.search.inspection import InspectedModule
 from castline.compiler.search.quantizer import Quantizer
 from castline.compiler.search.second_moments import Moments, SecondMoments
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
+from castline.compiler.search.squares import sum_of_squares
 
 Tensor: TypeAlias = torch.Tensor
+Candidate: TypeAlias = tuple[float, Tensor]
+"""An exponent, and the scale [scales] that it makes."""
 
-_FINALISTS = 4  # scales that a glimpse leaves to be tried on all rows
-_STRIDE, _REFINED = 3, 2  # every third scale is glimpsed first, then those beside the best two
-_GLIMPSED_ROWS = 128
+_STRIDE = 4  # every fourth scale is tried first, then nearer and nearer to the best of them
+_OUTPUTS = 192  # of a linear that is judged by its own output, about so many are compared
 _LEAST_WEIGHT = 1e-4  # added to the weights' size before it is divided by, as AutoAWQ does
 
 
@@ -40,8 +42,6 @@ class Awq:
     moments: SecondMoments
     modules: Mapping[str, InspectedModule]
     """Those whose output may be compared, by path in the block."""
-    glimpses: Mapping[str, InspectedModule] = field(default_factory=dict)
-    """The same as they run on fewer tokens."""
 
     def __call__(self, problem: SiteProblem, inspected: str | None) -> FoundScale | None:
         """Return the best scale; None where the text never reached a linear to be quantized.
@@ -53,32 +53,31 @@ class Awq:
             return None
         module = None if inspected is None else self.modules.get(inspected)
         none = torch.ones(problem.site.scales, dtype=torch.float64, device=read[0].weight.device)
-        candidates = list(self._candidates(problem, read, none))
-        if len(candidates) > _FINALISTS:
-            glimpse = None if module is None else self.glimpses.get(module.path, module)
-            trial = _Trial(read, self.quantizer, glimpse, _GLIMPSED_ROWS)
-            likely = _likeliest([scale for _, scale in candidates], trial)
-            candidates = [candidates[place] for place in likely]
         trial = _Trial(read, self.quantizer, module)
         before = trial.error(none)
         best = FoundScale(none, None, before, before, None if module is None else inspected)
-        for alpha, scale in candidates:
-            best = best.or_better(scale, alpha, trial.error(scale))
+        for family in self._families(problem, read, none):
+            errors = _errors([scale for _, scale in family], trial)
+            for place, error in errors.items():
+                alpha, scale = family[place]
+                best = best.or_better(scale, alpha, error)
         return best
 
-    def _candidates(
+    def _families(
         self, problem: SiteProblem, read: tuple[ReadingLinear, ...], none: Tensor
-    ) -> Iterator[tuple[float, Tensor]]:
+    ) -> list[list[Candidate]]:
+        """Return the scales to be tried, by what they are made of, in the order of alpha."""
         alphas = [step / self.scaling.steps for step in range(1, self.scaling.steps + 1)]
         magnitude = self._mean_magnitude(problem, none)
-        for alpha in alphas:
-            yield alpha, centred(magnitude**alpha)
-        if not self.scaling.weight_aware:
-            return
-        weights = self._weight_size(read, none)
-        for alpha in [0.0, *alphas]:
-            scale = magnitude**alpha / (weights ** (1 - alpha) + _LEAST_WEIGHT)
-            yield alpha, centred(torch.where(magnitude > 0, scale, 0.0))
+        families = [[(alpha, centred(magnitude**alpha)) for alpha in alphas]]
+        if self.scaling.weight_aware:
+            weights = self._weight_size(read, none)
+            aware = []
+            for alpha in [0.0, *alphas]:
+                scale = magnitude**alpha / (weights ** (1 - alpha) + _LEAST_WEIGHT)
+                aware.append((alpha, centred(torch.where(magnitude > 0, scale, 0.0))))
+            families.append(aware)
+        return families
 
     def _mean_magnitude(self, problem: SiteProblem, none: Tensor) -> Tensor:
         """Return the mean of |x| over the text for each entry of the scale, float64 [scales]."""
@@ -125,21 +124,24 @@ def centred(scale: Tensor) -> Tensor:
     return torch.where(alive, around, 1.0)
 
 
-def _likeliest(scales: list[Tensor], trial: _Trial) -> list[int]:
-    """Return the places of the best scales by what a trial says of some, in order.
+def _errors(scales: Sequence[Tensor], trial: _Trial) -> dict[int, float]:
+    """Return the errors of some scales by their places, nearer and nearer to the least of them.
 
     From one exponent to the next errors change little, so those between two are seldom the least
     where both are large.
     """
-    errors = {place: trial.error(scales[place]) for place in range(1, len(scales), _STRIDE)}
-    for best in _least(errors, _REFINED):
-        beside = range(max(0, best - _STRIDE + 1), min(len(scales), best + _STRIDE))
-        errors |= {place: trial.error(scales[place]) for place in beside if place not in errors}
-    return sorted(_least(errors, _FINALISTS))
-
-
-def _least(errors: Mapping[int, float], count: int) -> list[int]:
-    return sorted(errors, key=lambda place: errors[place])[:count]
+    first = min(1, len(scales) - 1)
+    errors = {place: trial.error(scales[place]) for place in range(first, len(scales), _STRIDE)}
+    step = _STRIDE
+    while step := step // 2:
+        best = min(errors, key=lambda place: errors[place])
+        beside = [best - step, best + step]
+        if {best - 2 * step, best + 2 * step} <= errors.keys():
+            beside = beside[:1] if errors[best - 2 * step] < errors[best + 2 * step] else beside[1:]
+        for place in beside:
+            if place in range(len(scales)) and place not in errors:
+                errors[place] = trial.error(scales[place])
+    return errors
 
 
 class _Trial:
@@ -150,16 +152,15 @@ class _Trial:
         read: tuple[ReadingLinear, ...],
         quantizer: Quantizer,
         module: InspectedModule | None,
-        rows: int | None = None,
     ) -> None:
-        """Compare the output of `module`, or of the linears for up to so many rows, None: all."""
-        self._read = read
+        """Compare the output of `module`, or, if None, some channels of the linears'."""
+        self._read = read if module is not None else tuple(map(_some_outputs, read))
         self._quantizer = quantizer
         self._module = module
         self._reference = None if module is None else module.answered.float()
-        self._rows = () if module is not None else tuple(_rows(one, rows) for one in read)
-        products = (x @ one.weight.T for x, one in zip(self._rows, read, strict=False))
-        self._whole = sum(_squares(product) for product in products)
+        self._rows = () if module is not None else tuple(map(_rows, read))
+        products = (x @ one.weight.T for x, one in zip(self._rows, self._read, strict=False))
+        self._whole = sum(sum_of_squares(product) for product in products)
 
     def error(self, scale: Tensor) -> float:
         """Return the squared error of what is compared, over its square."""
@@ -170,7 +171,7 @@ class _Trial:
             return 0.0
         error = 0.0
         for x, one in zip(self._rows, self._read, strict=True):
-            error += _squares(x @ weights[one.name, one.expert].sub_(one.weight).T)
+            error += sum_of_squares(x @ weights[one.name, one.expert].sub_(one.weight).T)
         return error / self._whole
 
     def _rounded(self, one: ReadingLinear, scale: Tensor) -> Tensor:
@@ -178,11 +179,11 @@ class _Trial:
         return self._quantizer.weight(one.weight * channels).div_(channels)
 
 
-def _rows(one: ReadingLinear, most: int | None) -> Tensor:
+def _rows(one: ReadingLinear) -> Tensor:
     assert one.observed is not None, "only what was read is tried"
-    rows = one.observed.rows
-    return rows if most is None else rows[:: -(-len(rows) // most)]
+    return one.observed.rows
 
 
-def _squares(values: Tensor) -> float:
-    return float(values.square().sum(dtype=torch.float64))
+def _some_outputs(one: ReadingLinear) -> ReadingLinear:
+    """Return the linear with every so many of its outputs, which stand for all."""
+    return replace(one, weight=one.weight[:: max(1, len(one.weight) // _OUTPUTS)])

@@ -72,8 +72,6 @@ class BlockSearch:
     """Of what the linears read, where the recipe asks what errors cost at the output."""
     modules: Mapping[str, InspectedModule] = field(default_factory=dict)
     """Those whose output a scale is judged by, by path in the block."""
-    glimpses: Mapping[str, InspectedModule] = field(default_factory=dict)
-    """The same as they run on fewer tokens."""
 
     def fold(self, sites: Sequence[Site], observations: Observations) -> tuple[SiteDecision, ...]:
         """Choose a scale for every site and fold it; return the decisions in the order of `sites`.
@@ -164,7 +162,7 @@ class BlockSearch:
         if self.recipe.algorithm == "smoothquant":
             return smooth(problem, self.recipe.smoothing, self.quantizer)
         assert self.moments is not None, "AWQ gathers moments"
-        search = Awq(self.recipe.scaling, self.quantizer, self.moments, self.modules, self.glimpses)
+        search = Awq(self.recipe.scaling, self.quantizer, self.moments, self.modules)
         return search(problem, inspected_path(problem.site, self.prefix))
 
     def _takes_explicit(self, problem: SiteProblem) -> bool:

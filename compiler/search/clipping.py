@@ -62,7 +62,7 @@ def diagonal_blocks(second: Tensor, groups: int) -> Tensor:
 def group_errors(apart: Tensor, blocks: Tensor) -> Tensor:
     """Return sum (x e)^2 [N, G] for weights that are off by `apart` [N, G, group]."""
     by_group = apart.transpose(0, 1)
-    return (torch.bmm(by_group, blocks) * by_group).sum(dim=-1).T
+    return torch.bmm(by_group, blocks).mul_(by_group).sum(dim=-1).T
 
 
 def _tried(groups: Tensor, blocks: Tensor, grid: FakeGrid) -> tuple[FakeGrid, Tensor]:

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from castline.compiler.graph.folds.site import Site
 from castline.compiler.search.linear_calls import Answer, LinearCall, LinearCalls
+from castline.compiler.search.squares import sum_of_squares
 
 Tensor: TypeAlias = torch.Tensor
 Weights: TypeAlias = Mapping[tuple[str, int | None], Tensor]
@@ -43,8 +44,8 @@ class InspectedModule:
         """Return the same with `answer` asked for each product with one of the parameters."""
         with LinearCalls(self.parameters, answer):
             apart = self.run().float() - reference
-        whole = _squares(reference)
-        return _squares(apart) / whole if whole > 0 else 0.0
+        whole = sum_of_squares(reference)
+        return sum_of_squares(apart) / whole if whole > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,3 @@ def _uncached(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_uncached(each) for each in value)
     return None if isinstance(value, Cache) else value
-
-
-def _squares(values: Tensor) -> float:
-    return float(values.float().square().sum(dtype=torch.float64))

@@ -40,7 +40,7 @@ from castline.progress import Progress
 Tokens: TypeAlias = NDArray[np.int64]
 
 _REASSEMBLED = 256  # tokens that modules are run on for every reassembly that is tried
-_GLIMPSED, _INSPECTED = 128, 512  # tokens that modules are run on: for all scales, for the best
+_INSPECTED = 128  # tokens that modules are run on for every scale that is tried
 _TOKENS_AT_ONCE = {"cpu": 512, "cuda": 8192}
 
 
@@ -138,7 +138,6 @@ class PlanSearch:
         parameters = self.model.parameters(index)
         observations = Observations(-(-len(self.tokens) // self._rows), seed=index)
         search = self._observed(index, sites, parameters, observations, work)
-        return_freed_memory()
         decisions = search.fold(sites, observations)
         if self.recipe.reassembly is not None:
             settings, roles = self.recipe.reassembly, self.searched.roles
@@ -148,7 +147,7 @@ class PlanSearch:
         ranges, cache = self._static(index, decisions, parameters, _states(work, index))
         # A window's blocks wait for one another with what choosing their codes takes, and no more.
         moments = search.moments if self.recipe.weighs_errors else None
-        search = replace(search, modules={}, glimpses={}, moments=moments)
+        search = replace(search, modules={}, moments=moments)
         return PreparedBlock(index, search, observations, decisions, ranges, cache)
 
     def _observed(
@@ -167,10 +166,10 @@ class PlanSearch:
             answer = moments.__call__
         judged = self._paths(index, sites) if self.recipe.algorithm == "awq" else set()
         with LinearCalls(parameters, answer):
-            modules = self._run_whole(index, judged, parameters, observations, work)
-        if judged and not modules:
+            self._run_whole(index, observations, work)
+        modules = {}
+        if judged:
             modules = self._inspected(index, judged, parameters, work, _INSPECTED)
-        glimpses = self._inspected(index, judged, parameters, work, _GLIMPSED) if judged else {}
         return BlockSearch(
             self.recipe,
             parameters,
@@ -179,33 +178,14 @@ class PlanSearch:
             prefix,
             moments,
             modules,
-            glimpses,
         )
 
-    def _run_whole(
-        self,
-        index: int,
-        judged: set[str],
-        parameters: Mapping[str, torch.Tensor],
-        observations: Observations,
-        work: Path,
-    ) -> dict[str, InspectedModule]:
-        """Run a loaded block on the whole text; what leaves it is on the disk then.
-
-        Return the modules that are `judged` as they ran on the first batch, if that is what they
-        are judged on.
-        """
-        samples, length = self._few(_INSPECTED)
-        alike = (samples, length) == (min(self._rows, len(self.tokens)), self.tokens.shape[1])
-        modules: dict[str, InspectedModule] = {}
+    def _run_whole(self, index: int, observations: Observations, work: Path) -> None:
+        """Run a loaded block on the whole text; what leaves it is on the disk then."""
         with self._writer(work, index + 1) as writer:
-            for turn, batch in enumerate(_states(work, index).batches(self._rows)):
-                paths = judged if alike and turn == 0 else set()
-                with inspecting(self.model.blocks[index], paths, parameters) as noted:
-                    writer.append(self.model.run(index, batch))
-                modules |= noted
+            for batch in _states(work, index).batches(self._rows):
+                writer.append(self.model.run(index, batch))
                 observations.next_batch()
-        return modules
 
     def _inspected(
         self,

@@ -27,6 +27,7 @@ from castline.compiler.search.observation import Observed, Reader
 from castline.compiler.search.placed_channels import PlacedChannels
 from castline.compiler.search.quantizer import Quantizer
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
+from castline.compiler.search.squares import sum_of_squares
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -146,11 +147,12 @@ class _Trial:
         answer = self._answer(channels)
         if self._module is not None and self._reference is not None:
             return self._module.error_with(answer, self._reference)
-        whole = sum(map(_squares, self._outputs))
+        whole = sum(map(sum_of_squares, self._outputs))
         if whole == 0:
             return 0.0
         found = zip(self._linears, self._rows, self._outputs, strict=True)
-        return sum(_squares(answer.product(one, x) - output) for one, x, output in found) / whole
+        apart = (answer.product(one, x) - output for one, x, output in found)
+        return sum(map(sum_of_squares, apart)) / whole
 
     def _answer(self, channels: ChannelMap) -> _Reassembled:
         placed = PlacedChannels.on(self.peaks.device, channels)
@@ -186,7 +188,3 @@ class _Reassembled:
     def codes(self, x: Tensor) -> Tensor:
         """Return what the codes of the places stand for, for a value [..., K]."""
         return self.quantizer.read(self.channels.of_values(x), self.parameters)
-
-
-def _squares(values: Tensor) -> float:
-    return float(values.square().sum(dtype=torch.float64))

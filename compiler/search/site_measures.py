@@ -14,8 +14,11 @@ from castline.compiler.quant.sqnr import decibels
 from castline.compiler.search.made_linears import Chosen, MadeLinears
 from castline.compiler.search.quantizer import Quantizer
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
+from castline.compiler.search.squares import sum_of_squares
 
 Tensor: TypeAlias = torch.Tensor
+
+_ROWS = 128  # of what a linear read, those that the noise of its output is measured on
 
 
 def planned_linears(
@@ -46,14 +49,16 @@ def planned_linears(
         reads_codes = used.activations is not None
         # Dynamic ranges of a whole text are those of its peak.
         measured = parameters or used.expected_parameters(after)
+        by_weights = None if used.weights is None else _weight_sqnr(parts, used, made)
+        by_outputs = None if name in kept else _output_sqnr(parts, scale, used, measured, made)
         yield PlannedLinear(
             name=name,
             weights=used.weights,
             activations=used.activations,
             parameters=parameters if reads_codes else None,
             kept=None if used is quantizer else kept.get(name) or reads_float[name],
-            weight_sqnr=_weight_sqnr(parts, used, made),
-            output_sqnr=None if name in kept else _output_sqnr(parts, scale, used, measured, made),
+            weight_sqnr=by_weights,
+            output_sqnr=by_outputs,
             peak_before=before,
             peak_after=after,
             clipped=_clipped(parts, made.chosen),
@@ -85,16 +90,12 @@ def _quantized(one: ReadingLinear, quantizer: Quantizer, made: MadeLinears) -> T
     return quantizer.weight(one.weight) if codes is None else codes.weight
 
 
-def _weight_sqnr(
-    parts: list[ReadingLinear], quantizer: Quantizer, made: MadeLinears
-) -> float | None:
-    if quantizer.weights is None:
-        return None
+def _weight_sqnr(parts: list[ReadingLinear], quantizer: Quantizer, made: MadeLinears) -> float:
     signal = noise = 0.0
     for one in parts:
         weight = made.weight(one)
-        signal += _squares(weight)
-        noise += _squares(weight - _quantized(one, quantizer, made))
+        signal += sum_of_squares(weight)
+        noise += sum_of_squares(weight - _quantized(one, quantizer, made))
     return decibels(signal, noise)
 
 
@@ -109,13 +110,10 @@ def _output_sqnr(
     for one in parts:
         if one.observed is None:
             continue
-        x = one.observed.rows / one.channels(scale)
-        reference = x @ one.weight.T
-        found = quantizer.read(made.read(one, x), parameters) @ _quantized(one, quantizer, made).T
-        signal += _squares(reference)
-        noise += _squares(reference - found)
+        rows = one.observed.rows
+        x = rows[:: max(1, len(rows) // _ROWS)] / one.channels(scale)
+        apart = x @ one.weight.T
+        signal += sum_of_squares(apart)
+        apart -= quantizer.read(made.read(one, x), parameters) @ _quantized(one, quantizer, made).T
+        noise += sum_of_squares(apart)
     return decibels(signal, noise) if signal > 0 else None
-
-
-def _squares(values: Tensor) -> float:
-    return float(values.square().sum(dtype=torch.float64))

@@ -12,6 +12,7 @@ from castline.compiler.search.found_scale import FoundScale
 from castline.compiler.search.quantizer import Quantizer
 from castline.compiler.search.site_problem import ReadingLinear, SiteProblem
 from castline.compiler.search.smoothing_scale import smoothing_scale
+from castline.compiler.search.squares import sum_of_squares
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -63,7 +64,7 @@ class _Trial:
                 self._rows.append(one.observed.rows)
         pairs = zip(self._linears, self._rows, strict=True)
         self._references = [rows @ one.weight.T for one, rows in pairs]
-        self._whole = sum(_squares(reference) for reference in self._references)
+        self._whole = sum(sum_of_squares(reference) for reference in self._references)
         self._activation_peaks = problem.activation_peaks
         self._weight_peaks = problem.weight_peaks
         self.no_scale = torch.ones_like(self._activation_peaks, dtype=torch.float64)
@@ -90,7 +91,7 @@ class _Trial:
         ):
             weight = self._quantizer.weight(one.weight * factor)
             found = self._quantizer.read(rows / factor, parameters) @ weight.T
-            error += _squares(reference - found)
+            error += sum_of_squares(reference - found)
         return error / self._whole if self._whole > 0 else 0.0
 
 
@@ -101,7 +102,3 @@ def _peak(linears: Iterable[ReadingLinear], factors: Iterable[Tensor]) -> float:
         if one.observed is not None
     ]
     return max(peaks, default=0.0)
-
-
-def _squares(values: Tensor) -> float:
-    return float(values.square().sum(dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import sys
@@ -31,6 +32,9 @@ EXIT_CODES = (
     "Exit codes: 0 done; 1 an error, in words on stderr; 2 wrong usage; 3 built, but too far from "
     "the original; 130 interrupted."
 )
+
+COLLECT_SELDOM = 100_000, 50, 50
+"""When Python looks for cycles: all that torch holds takes seconds of a command at its own pace."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,6 +89,7 @@ app.add_typer(plugins, name="plugins", epilog=EXIT_CODES)
 
 def main() -> None:
     """Run the command line with the process's arguments; it exits, and does not return."""
+    gc.set_threshold(*COLLECT_SELDOM)
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # nobody is told what is compiled
     if not _asks_for_debug(sys.argv[1:]):
         _hush_libraries()

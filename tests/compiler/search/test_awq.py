@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from castline.compiler.quant.scheme import GroupSize, WeightScheme
 from castline.compiler.recipes.scaling import Scaling
 from castline.compiler.search import awq
-from castline.compiler.search.awq import Awq, centred
+from castline.compiler.search.awq import Awq, Candidate, centred
 from castline.compiler.search.found_scale import LARGEST, FoundScale
 from castline.compiler.search.inspection import InspectedModule
 from castline.compiler.search.linear_calls import LinearCall
@@ -113,54 +113,87 @@ def test_scales_are_the_centred_powers_of_the_mean_magnitude(problem: Problem) -
     assert best.scale.max() * best.scale.min() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("steps", [1, 4, 20])
-def test_exponents_end_at_1_and_the_likely_ones_are_tried_on_all_rows_beside_no_scale(
-    problem: Problem, steps: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (4, 4), (20, 8)])
+@pytest.mark.parametrize("weight_aware", [False, True])
+def test_exponents_end_at_1_and_some_are_tried_beside_no_scale(
+    problem: Problem, steps: int, count: int, weight_aware: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offered: list[float] = []
+    offered: list[list[float]] = []
     tried: list[float] = []
-    candidates = Awq._candidates
+    families = Awq._families
 
-    def listed(*args: Any) -> Iterator[tuple[float, torch.Tensor]]:
-        for alpha, scale in candidates(*args):
-            assert torch.isfinite(scale).all()
-            offered.append(alpha)
-            yield alpha, scale
+    def listed(*args: Any) -> list[list[Candidate]]:
+        found = families(*args)
+        offered.extend([alpha for alpha, _ in family] for family in found)
+        assert all(torch.isfinite(scale).all() for family in found for _, scale in family)
+        return found
 
     def noted(best: FoundScale, _scale: torch.Tensor, alpha: float, error: float) -> FoundScale:
         tried.append(alpha)
         assert error >= 0
         return best
 
-    monkeypatch.setattr(Awq, "_candidates", listed)
+    monkeypatch.setattr(Awq, "_families", listed)
     monkeypatch.setattr(FoundScale, "or_better", noted)
-    best = found(problem(with_outliers(), normal(N, K, seed=1)), steps=steps)
-    assert offered == pytest.approx([step / steps for step in range(1, steps + 1)])
-    assert set(tried) <= set(offered)
-    assert len(tried) == min(steps, 4)
+    site = problem(with_outliers(), normal(N, K, seed=1))
+    best = found(site, steps=steps, weight_aware=weight_aware)
+    alphas = [step / steps for step in range(1, steps + 1)]
+    assert offered[0] == pytest.approx(alphas)
+    assert offered[1:] == ([pytest.approx([0, *alphas])] if weight_aware else [])
+    assert len(tried) <= (2 * count + 1 if weight_aware else count)
+    assert set(tried) <= {alpha for family in offered for alpha in family}
     assert best.alpha is None
     assert (best.scale == 1).all()
 
 
-def test_a_glimpse_finds_what_all_rows_would(problem: Problem, monkeypatch: Any) -> None:
-    task = problem(with_outliers(), normal(N, K, seed=1))
-    glimpsed = found(task).alpha
-    monkeypatch.setattr(awq, "_FINALISTS", 100)
-    assert glimpsed is not None
-    assert glimpsed == found(task).alpha
+def test_what_is_found_is_hardly_worse_than_the_best_of_all_exponents(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [problem(with_outliers(), normal(N, K, seed=seed)) for seed in range(1, 5)]
+    some = [found(task).error for task in tasks]
+    monkeypatch.setattr(awq, "_STRIDE", 1)
+    every = [found(task).error for task in tasks]
+    assert all(1 <= one / best < 1.1 for one, best in zip(some, every, strict=True))
+
+
+class Bowl:
+    """Errors grow with the distance from a place."""
+
+    def __init__(self, best: int) -> None:
+        self.best = best
+        self.tried: list[int] = []
+
+    def error(self, scale: torch.Tensor) -> float:
+        self.tried.append(int(scale))
+        return abs(int(scale) - self.best)
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_the_least_error_is_found_wherever_it_is(count: int) -> None:
+    scales = [torch.tensor(place) for place in range(count)]
+    for best in range(count):
+        bowl = Bowl(best)
+        errors = awq._errors(scales, bowl)
+        assert min(errors, key=lambda place: errors[place]) == best
+        assert len(bowl.tried) == len(set(bowl.tried)) <= 9
+        assert errors == {place: abs(place - best) for place in bowl.tried}
 
 
 def test_scales_between_two_poor_ones_are_not_tried() -> None:
-    tried = []
+    bowl = Bowl(8)
+    awq._errors([torch.tensor(place) for place in range(20)], bowl)
+    assert bowl.tried == [1, 5, 9, 13, 17, 7, 8, 10]
 
-    class Bowl:
-        def error(self, scale: torch.Tensor) -> float:
-            tried.append(int(scale))
-            return abs(int(scale) - 8)
 
-    likely = awq._likeliest([torch.tensor(place) for place in range(20)], Bowl())
-    assert tried == [1, 4, 7, 10, 13, 16, 19, 5, 6, 8, 9, 11, 12]
-    assert likely == [7, 8, 9, 10]
+def test_some_outputs_stand_for_all_where_a_linear_is_judged_by_its_own(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third output: those alone are rounded, compared, and tell the error."""
+    x, weight = with_outliers(), normal(N, K, seed=1)
+    few = found(problem(x, weight[::3].clone()))
+    monkeypatch.setattr(awq, "_OUTPUTS", N // 3)
+    best = found(problem(x, weight))
+    assert (best.alpha, best.error, best.error_before) == (few.alpha, few.error, few.error_before)
 
 
 @pytest.mark.parametrize("seed", range(5))

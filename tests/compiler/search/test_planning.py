@@ -13,6 +13,7 @@ import torch
 from castline.compiler.plan.decisions import QuantPlan
 from castline.compiler.plan.store import PlanStore
 from castline.compiler.recipes.recipe import Recipe
+from castline.compiler.search import planning
 from castline.compiler.search.planning import PlanSearch
 from castline.errors import CheckpointError
 
@@ -114,28 +115,29 @@ def test_awq_chooses_the_codes_of_every_linear_that_is_quantized(
     assert {site.inspected for site in plan.sites if site.scale is not None} <= inspected[name]
 
 
-def test_modules_are_judged_alike_by_the_first_batch_and_by_a_run_of_their_own(
+def test_modules_are_run_on_a_few_tokens_to_be_judged(
     search: Callable[..., PlanSearch],
     w3a16: Recipes,
     tmp_path: Path,
     planned: Callable[..., QuantPlan],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = planned(search(recipe=w3a16()), tmp_path / "own")  # the first batch is two of three
-    apart, inspected = [], PlanSearch._inspected
+    """Of all the text's tokens, those of the first samples; long samples are cut."""
+    answered: list[torch.Size] = []
+    inspected = PlanSearch._inspected
 
     def noted(search: PlanSearch, index: int, *given: Any) -> Any:
-        apart.append(given[-1])
-        return inspected(search, index, *given)
+        found = inspected(search, index, *given)
+        answered.extend(module.answered.shape for module in found.values())
+        return found
 
     monkeypatch.setattr(PlanSearch, "_inspected", noted)
-    monkeypatch.setattr(PlanSearch, "_rows", 3)
-    first = planned(search(recipe=w3a16()), tmp_path / "first")
-    assert len(apart) == BLOCKS, "one run for a glimpse"
-    for one, other in zip(own.sites, first.sites, strict=True):
-        assert one.inspected == other.inspected
-        if one.inspected is not None:  # a linear of its own is judged by rows taken by chance
-            assert one.error_before == pytest.approx(other.error_before, rel=0.01)
+    for tokens, shape in ((7, (1, 7)), (17, (2, 8)), (1000, (3, 8))):
+        answered.clear()
+        monkeypatch.setattr(planning, "_INSPECTED", tokens)
+        planned(search(recipe=w3a16()), tmp_path / str(tokens))
+        assert len(answered) >= BLOCKS
+        assert {each[:2] for each in answered} == {shape}
 
 
 def test_codes_can_be_chosen_without_scales(
