@@ -32,9 +32,9 @@ class Awq:
     Source: Lin et al., AWQ, arXiv:2306.00978, equations 4 and 5, and the authors' code for what the
     paper leaves out: the mean in place of the maximum, the centring, and which module's output is
     compared. Differs: alpha reaches 1, where the code ends one step before; a channel that is zero
-    in the text keeps s = 1; every third alpha, and those beside the best two of them, are tried on
-    some 128 rows, and the best of all, and no scale, on some 512; all is computed in float32 or
-    wider.
+    in the text keeps s = 1; no scale and every fourth alpha are tried, then some nearer and nearer
+    to the best; of a linear's own output, some channels are compared; all is computed in float32
+    or wider.
     """
 
     scaling: Scaling

@@ -44,6 +44,15 @@ class Observed:
         return torch.cat(self.parts)
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What is kept of one value, whoever reads it."""
+
+    low: Tensor
+    high: Tensor
+    rows: Tensor
+
+
 @dataclass(eq=False)
 class Observations:
     """What every linear of a block read; an answer for LinearCalls."""
@@ -55,35 +64,44 @@ class Observations:
     transposed: set[str] = field(default_factory=set)
     """The parameters that are stored as [K, N]."""
     _turn: int = 0
+    _last: tuple[Tensor, _Batch] | None = None
+    """What was read last: linears that read one value do so one after the other."""
 
     def next_batch(self) -> None:
         """Say that the block is run once more."""
         self._turn += 1
+        self._last = None
 
     def __call__(self, call: LinearCall) -> Tensor:
         """Note what is read, and answer as the model would.
 
         Raises CheckpointError that names the linear if it reads what is not finite.
         """
-        x = call.x.reshape(-1, call.x.shape[-1])
         if call.transposed:
             self.transposed.add(call.name)
-        if len(x):
-            self._note((call.name, call.expert), x)
+        if call.x.numel():
+            if self._last is None or self._last[0] is not call.x:
+                self._last = call.x, self._batch(call)
+            self._note((call.name, call.expert), self._last[1])
         return call.answer()
 
-    def _note(self, reader: Reader, x: Tensor) -> None:
+    def _batch(self, call: LinearCall) -> _Batch:
+        x = call.x.reshape(-1, call.x.shape[-1])
         low, high = x.amin(dim=0), x.amax(dim=0)  # faster together than torch.aminmax is
         finite = torch.isfinite(low) & torch.isfinite(high)
         if not finite.all():
             raise CheckpointError(
-                f"{reader[0]}: what it reads on the calibration text is not finite (NaN or Inf) in "
+                f"{call.name}: what it reads on the calibration text is not finite (NaN or Inf) in "
                 f"{int((~finite).sum())} of {len(finite)} channels. Nothing sound can be measured; "
                 "get the checkpoint again, or try another calibration text."
             )
-        known = self.seen.setdefault(reader, Observed(low, high))
-        known.low, known.high = torch.minimum(known.low, low), torch.maximum(known.high, high)
-        known.parts.append(self._some(x))
+        return _Batch(low, high, self._some(x))
+
+    def _note(self, reader: Reader, batch: _Batch) -> None:
+        known = self.seen.setdefault(reader, Observed(batch.low, batch.high))
+        known.low = torch.minimum(known.low, batch.low)
+        known.high = torch.maximum(known.high, batch.high)
+        known.parts.append(batch.rows)
 
     def _some(self, x: Tensor) -> Tensor:
         """Return a few rows, by chance: a first token, which may be an outlier, is rarely one."""

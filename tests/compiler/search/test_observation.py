@@ -73,6 +73,20 @@ def test_rows_are_real_ones_without_repetition_and_the_same_for_a_seed() -> None
     assert all(bool((x == row).all(1).any()) for row in rows(0)[:20])
 
 
+def test_linears_that_read_one_value_keep_its_rows_once() -> None:
+    observations, x = Observations(2, seed=0), torch.arange(12.0).reshape(4, 3)
+    for value in (x, x + 1):
+        for name in ("q", "k"):
+            observations(call(value, name))
+        observations.next_batch()
+    q, k = (observations.seen[name, None] for name in ("q", "k"))
+    assert [one.data_ptr() for one in q.parts] == [one.data_ptr() for one in k.parts]
+    assert torch.equal(q.rows, k.rows)
+    assert len(q.parts) == 2
+    assert q.high.tolist() == k.high.tolist() == [10, 11, 12]
+    assert q.low.tolist() == k.low.tolist() == [0, 1, 2]
+
+
 def test_rows_do_not_change_when_the_model_writes_into_what_it_gave() -> None:
     x = torch.ones(4, 2)
     observations = Observations(1, 0)
