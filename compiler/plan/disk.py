@@ -30,7 +30,7 @@ def refusing_full_disk(folder: Path) -> Iterator[None]:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Reserve `size` bytes for a file; writing to a map of a file without room kills the process.
+    """Reserve `size` bytes for a file, so that a full disk is told before the work and not after.
 
     Raises OSError where there is no room.
     """
